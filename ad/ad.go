@@ -240,3 +240,12 @@ func size(dims []int) int {
 func (t *Tape) Indices(values []int32, dims ...int) *Value {
 	return t.Input(graph.Reshape(graph.Const(t.g, values), dims...))
 }
+
+// Nodes gives the graph nodes of several values.
+func Nodes(values []*Value) []*graph.Node {
+	out := make([]*graph.Node, len(values))
+	for i, v := range values {
+		out[i] = v.node
+	}
+	return out
+}

@@ -1,0 +1,167 @@
+package data
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"image"
+	"image/jpeg"
+	"image/png"
+	"io"
+
+	"golang.org/x/image/webp"
+)
+
+// MaxPixels is the largest picture that is decoded, told from its header before anything is allocated for it.
+const MaxPixels = 100_000_000
+
+// RGB is a picture of 8 bits per channel; Pix holds rows from the top, each Width × (red, green, blue).
+type RGB struct {
+	Width, Height int
+	Pix           []uint8
+}
+
+// NewRGB returns a black picture.
+func NewRGB(width, height int) *RGB {
+	return &RGB{Width: width, Height: height, Pix: make([]uint8, 3*width*height)}
+}
+
+// format is a picture format, recognised by content whatever the file is called.
+type format struct {
+	matches func(file []byte) bool
+	config  func(io.Reader) (image.Config, error)
+	decode  func(io.Reader) (image.Image, error)
+	// pixelsPerByte bounds what a file can honestly hold, so that a small file with a large header allocates nothing.
+	// PNG: deflate packs at most 1032:1, and a byte has at most eight 1-bit pixels. JPEG: each 8×8 block of the finest
+	// component costs at least one bit. WebP has no such bound: one colour fills a picture of any size in a few bytes.
+	pixelsPerByte int
+	studio        bool // see flattenYCbCr
+}
+
+var formats = []format{
+	{func(f []byte) bool { return bytes.HasPrefix(f, []byte("\x89PNG\r\n\x1a\n")) }, png.DecodeConfig, png.Decode, 8 * 1032, false},
+	{func(f []byte) bool { return bytes.HasPrefix(f, []byte{0xff, 0xd8, 0xff}) }, jpeg.DecodeConfig, jpeg.Decode, 8 * 64, false},
+	{func(f []byte) bool {
+		return len(f) >= 12 && string(f[:4]) == "RIFF" && string(f[8:12]) == "WEBP"
+	}, webp.DecodeConfig, webp.Decode, MaxPixels, true},
+}
+
+// decodeHeader recognises the format of a picture file and checks its size.
+func decodeHeader(name string, file []byte) (format, error) {
+	for _, f := range formats {
+		if !f.matches(file) {
+			continue
+		}
+		config, err := guarded(f.config, file)
+		if err != nil {
+			return f, fmt.Errorf("%s cannot be decoded: %w; replace or remove it", name, plainly(err))
+		}
+		// The formats allow at most 32 bits a side, so the product cannot overflow.
+		pixels := uint64(config.Width) * uint64(config.Height)
+		switch {
+		case pixels == 0:
+			return f, fmt.Errorf("%s is %d×%d and has no pixels; replace or remove it", name, config.Width, config.Height)
+		case pixels > MaxPixels:
+			return f, fmt.Errorf("%s is %d×%d, over the limit of %d megapixels; shrink it", name, config.Width, config.Height, MaxPixels/1_000_000)
+		case pixels > uint64(len(file))*uint64(f.pixelsPerByte):
+			return f, fmt.Errorf("%s cannot be decoded: %d bytes are too few for %d×%d; replace or remove it", name, len(file), config.Width, config.Height)
+		}
+		return f, nil
+	}
+	return format{}, fmt.Errorf("%s is not a PNG, JPEG or WebP picture; convert or remove it", name)
+}
+
+// Decode decodes a PNG, JPEG or WebP file, told apart by content, and turns it upright if its EXIF data says so.
+// Transparency is composited on white; 16-bit channels keep their high byte; gray, palettes and CMYK become RGB. The
+// name is used in errors only.
+func Decode(name string, file []byte) (*RGB, error) {
+	f, err := decodeHeader(name, file)
+	if err != nil {
+		return nil, err
+	}
+	img, err := guarded(f.decode, file)
+	if err != nil {
+		return nil, fmt.Errorf("%s cannot be decoded: %w; replace or remove it", name, plainly(err))
+	}
+	return flatten(img, f.studio).upright(orientation(file)), nil
+}
+
+// guarded runs a decoder of a library that has panicked on malformed files before, and turns that into an error.
+func guarded[T any](decode func(io.Reader) (T, error), file []byte) (out T, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("malformed picture (%v)", r)
+		}
+	}()
+	return decode(bytes.NewReader(file))
+}
+
+// plainly says in words what a decoder's error means.
+func plainly(err error) error {
+	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
+		return errors.New("the file is truncated")
+	}
+	return fmt.Errorf("the file is damaged or truncated (%w)", err)
+}
+
+// flatten converts a decoded picture to RGB on white; for studio see flattenYCbCr.
+func flatten(img image.Image, studio bool) *RGB {
+	bounds := img.Bounds()
+	out := NewRGB(bounds.Dx(), bounds.Dy())
+	i := 0
+	put := func(r, g, b uint8) {
+		out.Pix[i], out.Pix[i+1], out.Pix[i+2] = r, g, b
+		i += 3
+	}
+	// Most pictures are of these kinds; the last case is right for all others and ten times slower.
+	switch img := img.(type) {
+	case *image.YCbCr:
+		return flattenYCbCr(img, studio)
+	case *image.NYCbCrA:
+		opaque := flattenYCbCr(&img.YCbCr, studio)
+		for i := range opaque.Pix {
+			x, y := i/3%opaque.Width, i/3/opaque.Width
+			opaque.Pix[i] = onWhite(opaque.Pix[i], img.A[img.AOffset(bounds.Min.X+x, bounds.Min.Y+y)])
+		}
+		return opaque
+	case *image.RGBA: // what the PNG decoder gives for pictures without transparency
+		if !img.Opaque() {
+			return flattenAny(img)
+		}
+		for y := bounds.Min.Y; y < bounds.Max.Y; y++ {
+			for line := img.Pix[img.PixOffset(bounds.Min.X, y):][:4*out.Width]; len(line) > 0; line = line[4:] {
+				put(line[0], line[1], line[2])
+			}
+		}
+	case *image.NRGBA:
+		for y := bounds.Min.Y; y < bounds.Max.Y; y++ {
+			for line := img.Pix[img.PixOffset(bounds.Min.X, y):][:4*out.Width]; len(line) > 0; line = line[4:] {
+				put(onWhite(line[0], line[3]), onWhite(line[1], line[3]), onWhite(line[2], line[3]))
+			}
+		}
+	default:
+		return flattenAny(img)
+	}
+	return out
+}
+
+func flattenAny(img image.Image) *RGB {
+	bounds := img.Bounds()
+	out := NewRGB(bounds.Dx(), bounds.Dy())
+	i := 0
+	for y := bounds.Min.Y; y < bounds.Max.Y; y++ {
+		for x := bounds.Min.X; x < bounds.Max.X; x++ {
+			r, g, b, a := img.At(x, y).RGBA() // 16 bits, colour multiplied by alpha
+			for _, v := range [3]uint32{r, g, b} {
+				out.Pix[i] = uint8((v + 0xffff - a) >> 8)
+				i++
+			}
+		}
+	}
+	return out
+}
+
+// onWhite blends a channel with white, rounded to the nearest value.
+func onWhite(v, alpha uint8) uint8 {
+	return uint8((uint32(v)*uint32(alpha) + 255*(255-uint32(alpha)) + 127) / 255)
+}

@@ -1,0 +1,120 @@
+package denoise
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/resalign/resalign/diffusion"
+	"github.com/resalign/resalign/engine"
+	"github.com/resalign/resalign/random"
+	"github.com/resalign/resalign/sd"
+)
+
+// Batch is one draw of latents, noise and timesteps, on the device. The same batch gives the same loss at any point, so
+// that losses at θ and θ* differ by the parameters alone.
+type Batch struct {
+	Noisy     *engine.Tensor // [B, C, h, w]: noised latents
+	Timesteps *engine.Tensor // [B]
+	Context   *engine.Tensor // [B, tokens, width]
+	Target    *engine.Tensor // [B, C, h, w]: noise or velocity, or what a teacher predicts
+	Weights   *engine.Tensor // [B]
+	Pooled    *engine.Tensor // SDXL: [B, width]
+	TimeIDs   *engine.Tensor // SDXL: [B, 6]
+}
+
+// conditions are the inputs of a prediction, in the order in which predict takes them.
+func (b *Batch) conditions(xl bool) []*engine.Tensor {
+	in := []*engine.Tensor{b.Noisy, b.Timesteps, b.Context}
+	if xl {
+		in = append(in, b.Pooled, b.TimeIDs)
+	}
+	return in
+}
+
+// inputs are the inputs of a loss: the conditions, the target and the weights.
+func (b *Batch) inputs(xl bool) []*engine.Tensor {
+	return append(b.conditions(xl), b.Target, b.Weights)
+}
+
+// Free releases the batch.
+func (b *Batch) Free() {
+	engine.Free(b.Noisy, b.Timesteps, b.Context, b.Target, b.Weights, b.Pooled, b.TimeIDs)
+}
+
+// WithTarget is the same batch with another target, which the new batch shares everything else with.
+func (b *Batch) WithTarget(target *engine.Tensor) *Batch {
+	next := *b
+	next.Target = target
+	return &next
+}
+
+// Sample is one picture of a batch, noised.
+type Sample struct {
+	Latents   []float32 // [C, h, w], scaled
+	Noise     []float32 // [C, h, w]
+	Timestep  int
+	Embedding *sd.Embedding
+	Weight    float64    // in the loss; the weights of a batch usually add up to 1
+	TimeIDs   [6]float32 // SDXL: original height, width, crop top, left, target height, width
+}
+
+// NewBatch noises samples, all of latents of the given size, and puts them on the device. Targets are what the model's
+// scheduler says it predicts.
+func NewBatch(m *sd.Model, samples []Sample, h, w int) (*Batch, error) {
+	if len(samples) == 0 {
+		return nil, fmt.Errorf("denoise: a batch without samples")
+	}
+	first := samples[0].Embedding
+	channels := m.UNet.Config.InChannels
+	var noisy, target, context, pooled, ids, weights, steps []float32
+	for _, s := range samples {
+		if len(s.Latents) != channels*h*w || len(s.Noise) != len(s.Latents) {
+			return nil, fmt.Errorf("denoise: latents of %d and noise of %d numbers do not fill %d×%d×%d", len(s.Latents), len(s.Noise), channels, h, w)
+		}
+		if s.Embedding.Tokens != first.Tokens || s.Embedding.Width != first.Width {
+			return nil, fmt.Errorf("denoise: text embeddings of different sizes in one batch")
+		}
+		n, err := m.Schedule.AddNoise(s.Latents, s.Noise, []int{s.Timestep})
+		if err != nil {
+			return nil, err
+		}
+		t, err := m.Schedule.Target(s.Latents, s.Noise, []int{s.Timestep})
+		if err != nil {
+			return nil, err
+		}
+		noisy, target = append(noisy, n...), append(target, t...)
+		context, pooled = append(context, s.Embedding.Context...), append(pooled, s.Embedding.Pooled...)
+		ids, weights, steps = append(ids, s.TimeIDs[:]...), append(weights, float32(s.Weight)), append(steps, float32(s.Timestep))
+	}
+	size := len(samples)
+	b := &Batch{
+		Noisy: engine.Float32s(noisy, size, channels, h, w), Target: engine.Float32s(target, size, channels, h, w),
+		Timesteps: engine.Float32s(steps, size), Weights: engine.Float32s(weights, size),
+		Context: engine.Float32s(context, size, first.Tokens, first.Width),
+	}
+	if m.XL {
+		b.Pooled = engine.Float32s(pooled, size, len(first.Pooled))
+		b.TimeIDs = engine.Float32s(ids, size, 6)
+	}
+	return b, nil
+}
+
+// Draw adds what is random to a sample: the latents from their moments, the noise, and a timestep uniform over the
+// schedule. The numbers depend on the stream alone.
+func Draw(m *sd.Model, schedule *diffusion.Schedule, moments sd.Moments, e *sd.Embedding, weight float64, s *random.Stream) Sample {
+	n := len(moments.Mean)
+	t := s.IntN(schedule.NumTrainTimesteps())
+	return Sample{
+		Latents: m.Sample(moments, s.Normals(n)), Noise: s.Normals(n),
+		Timestep: t, Embedding: e, Weight: weight,
+	}
+}
+
+// Teach replaces a batch's target by what the network predicts at a point: the loss is then distillation from there.
+func (n *Network) Teach(ctx context.Context, p Point, b *Batch) (*Batch, error) {
+	t, err := n.Predict(ctx, p, b)
+	if err != nil {
+		return nil, err
+	}
+	return b.WithTarget(t), nil
+}

@@ -1,0 +1,288 @@
+package denoise
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/resalign/resalign/data"
+	"github.com/resalign/resalign/random"
+	"github.com/resalign/resalign/sd"
+)
+
+// Dataset turns captioned pictures into samples: moments of latents and text embeddings, each computed once and cached.
+// It may be used concurrently.
+type Dataset struct {
+	Name       string
+	model      *sd.Model
+	mixture    data.Mixture
+	preprocess data.Preprocess
+	cache      *data.Cache
+	options    DatasetOptions
+	warn       func(string)
+
+	mu       sync.Mutex
+	warned   map[string]bool
+	contents map[[2]int]string // hash of each picture's file, by folder and index
+}
+
+// DatasetOptions say how pictures become samples.
+type DatasetOptions struct {
+	Flip bool // mirror half of the pictures, by a seeded draw
+	// CaptionDropout is the share of samples whose prompt is replaced by the empty one, which keeps the unconditional
+	// prediction that guidance needs.
+	CaptionDropout float64
+}
+
+// NewDataset joins a mixture of folders with the model that encodes them. warn receives a sentence for each prompt that
+// is too long.
+func NewDataset(name string, m *sd.Model, mixture data.Mixture, p data.Preprocess, cache *data.Cache, o DatasetOptions, warn func(string)) (*Dataset, error) {
+	if err := p.Validate(); err != nil {
+		return nil, fmt.Errorf("data %s: %w", name, err)
+	}
+	if _, _, err := m.LatentSize(p.Resolution, p.Resolution); err != nil {
+		return nil, fmt.Errorf("data %s: %w", name, err)
+	}
+	if o.CaptionDropout < 0 || o.CaptionDropout > 1 {
+		return nil, fmt.Errorf("data %s: caption_dropout = %v must lie between 0 and 1", name, o.CaptionDropout)
+	}
+	if warn == nil {
+		warn = func(string) {}
+	}
+	return &Dataset{Name: name, model: m, mixture: mixture, preprocess: p, cache: cache, options: o, warn: warn, warned: map[string]bool{}, contents: map[[2]int]string{}}, nil
+}
+
+// Size is the number of pictures.
+func (d *Dataset) Size() int {
+	n := 0
+	for _, part := range d.mixture {
+		if part.Folder != nil {
+			n += part.Folder.Len()
+		}
+	}
+	return n
+}
+
+// Prepare encodes every picture and prompt, so that a bad picture is found before training and no step waits for the
+// autoencoder. progress is told after each picture.
+func (d *Dataset) Prepare(ctx context.Context, progress func(done, total int)) error {
+	done, total := 0, d.Size()
+	for i, part := range d.mixture {
+		if part.Folder == nil {
+			continue
+		}
+		for k := range part.Folder.Len() {
+			if _, err := d.embedding(ctx, part.Folder.Pictures[k].Caption); err != nil {
+				return err
+			}
+			flips := []bool{false}
+			if d.options.Flip {
+				flips = append(flips, true)
+			}
+			for _, flip := range flips {
+				if _, err := d.moments(ctx, data.Draw{Source: i, Index: k, Flip: flip}); err != nil {
+					return err
+				}
+			}
+			done++
+			if progress != nil {
+				progress(done, total)
+			}
+		}
+	}
+	if d.options.CaptionDropout > 0 {
+		_, err := d.embedding(ctx, "")
+		return err
+	}
+	return nil
+}
+
+// Sampler draws batches from a dataset.
+type Sampler struct {
+	set     *Dataset
+	batches *data.Batches
+	seed    uint64
+	purpose string
+	size    int
+}
+
+// Sampler returns the batches of the given size that belong to a seed and a purpose; each is a pure function of these and
+// the step.
+func (d *Dataset) Sampler(seed uint64, purpose string, size int) (*Sampler, error) {
+	b, err := data.NewBatches(seed, purpose, size, d.options.Flip, d.mixture.Sources()...)
+	if err != nil {
+		return nil, fmt.Errorf("data %s: %w", d.Name, err)
+	}
+	return &Sampler{set: d, batches: b, seed: seed, purpose: purpose, size: size}, nil
+}
+
+// Samples are the samples of a step, with equal weights that add up to weight.
+func (s *Sampler) Samples(ctx context.Context, step int, weight float64) ([]Sample, error) {
+	d := s.set
+	out := make([]Sample, 0, s.size)
+	for place, draw := range s.batches.At(step) {
+		moments, err := d.moments(ctx, draw)
+		if err != nil {
+			return nil, err
+		}
+		stream := random.New(s.seed, s.purpose, "sample", step*s.size+place)
+		caption := d.mixture.Folder(draw).Pictures[draw.Index].Caption
+		if stream.Float64() < d.options.CaptionDropout {
+			caption = ""
+		}
+		e, err := d.embedding(ctx, caption)
+		if err != nil {
+			return nil, err
+		}
+		sample := Draw(d.model, d.model.Schedule, moments, e, weight/float64(s.size), stream)
+		side := float32(d.preprocess.Resolution)
+		sample.TimeIDs = [6]float32{side, side, 0, 0, side, side}
+		out = append(out, sample)
+	}
+	return out, nil
+}
+
+// Batch is the batch of a step, on the device; the caller frees it.
+func (s *Sampler) Batch(ctx context.Context, step int) (*Batch, error) {
+	samples, err := s.Samples(ctx, step, 1)
+	if err != nil {
+		return nil, err
+	}
+	return s.set.newBatch(samples)
+}
+
+// newBatch puts samples of this dataset's resolution on the device.
+func (d *Dataset) newBatch(samples []Sample) (*Batch, error) {
+	h, w, err := d.model.LatentSize(d.preprocess.Resolution, d.preprocess.Resolution)
+	if err != nil {
+		return nil, err
+	}
+	return NewBatch(d.model, samples, h, w)
+}
+
+// JoinedBatch is one batch of the same step of two samplers, whose losses are added with the given weights: DreamBooth's
+// instance and prior pictures.
+func JoinedBatch(ctx context.Context, a, b *Sampler, step int, weightA, weightB float64) (*Batch, error) {
+	if a.set.preprocess.Resolution != b.set.preprocess.Resolution {
+		return nil, fmt.Errorf("data %s and %s have different resolutions", a.set.Name, b.set.Name)
+	}
+	first, err := a.Samples(ctx, step, weightA)
+	if err != nil {
+		return nil, err
+	}
+	second, err := b.Samples(ctx, step, weightB)
+	if err != nil {
+		return nil, err
+	}
+	return a.set.newBatch(append(first, second...))
+}
+
+func (d *Dataset) moments(ctx context.Context, draw data.Draw) (sd.Moments, error) {
+	folder := d.mixture.Folder(draw)
+	content, err := d.contentHash(draw)
+	if err != nil {
+		return sd.Moments{}, err
+	}
+	vae, err := d.model.ComponentHash("vae")
+	if err != nil {
+		return sd.Moments{}, err
+	}
+	side := d.preprocess.Resolution
+	h, w, err := d.model.LatentSize(side, side)
+	if err != nil {
+		return sd.Moments{}, err
+	}
+	channels := d.model.VAE.Config.LatentChannels
+	key := data.NewKey("vae moments", content, vae, fmt.Sprintf("%s, flip %v", d.preprocess, draw.Flip))
+	both, err := d.cache.GetOrCompute(key, []int{2, channels, h, w}, func() ([]float32, error) {
+		picture, err := folder.Decode(draw.Index)
+		if err != nil {
+			return nil, err
+		}
+		pixels, err := d.preprocess.Apply(picture, draw.Flip)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", folder.Path(draw.Index), err)
+		}
+		m, err := d.model.EncodePicture(ctx, pixels, side, side)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", folder.Path(draw.Index), err)
+		}
+		return append(m.Mean, m.LogVariance...), nil
+	})
+	if err != nil {
+		return sd.Moments{}, err
+	}
+	n := len(both) / 2
+	return sd.Moments{Mean: both[:n], LogVariance: both[n:]}, nil
+}
+
+// contentHash reads a picture's file once; a file that changes during a run is not looked at again.
+func (d *Dataset) contentHash(draw data.Draw) (string, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	at := [2]int{draw.Source, draw.Index}
+	if h, ok := d.contents[at]; ok {
+		return h, nil
+	}
+	sum, err := d.mixture.Folder(draw).ContentHash(draw.Index)
+	if err != nil {
+		return "", err
+	}
+	d.contents[at] = hex.EncodeToString(sum[:])
+	return d.contents[at], nil
+}
+
+func (d *Dataset) embedding(ctx context.Context, prompt string) (*sd.Embedding, error) {
+	e, err := CachedEmbedding(ctx, d.model, d.cache, prompt)
+	if err != nil {
+		return nil, err
+	}
+	if e.Cut != "" {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if !d.warned[prompt] {
+			d.warned[prompt] = true
+			d.warn(fmt.Sprintf("data %s: a prompt is longer than %d tokens; cut off: %q", d.Name, e.Tokens, e.Cut))
+		}
+	}
+	return e, nil
+}
+
+// CachedEmbedding is sd.Model.EncodePrompt through a cache.
+func CachedEmbedding(ctx context.Context, m *sd.Model, cache *data.Cache, prompt string) (*sd.Embedding, error) {
+	var hashes []string
+	out := &sd.Embedding{}
+	pooled := 0
+	for _, t := range m.Towers {
+		for _, component := range []string{t.Name, strings.Replace(t.Name, "text_encoder", "tokenizer", 1)} {
+			h, err := m.ComponentHash(component)
+			if err != nil {
+				return nil, err
+			}
+			hashes = append(hashes, h)
+		}
+		ids, cut := t.Tokenizer.Encode(prompt)
+		out.Tokens = len(ids)
+		out.Width += t.Encoder.Config.Width
+		pooled = t.Encoder.Config.Projection
+		if cut != "" {
+			out.Cut = cut
+		}
+	}
+	size := out.Tokens * out.Width
+	key := data.NewKey("text embedding", prompt, strings.Join(hashes, "+"), "")
+	both, err := cache.GetOrCompute(key, []int{size + pooled}, func() ([]float32, error) {
+		e, err := m.EncodePrompt(ctx, prompt)
+		if err != nil {
+			return nil, err
+		}
+		return append(e.Context, e.Pooled...), nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	out.Context, out.Pooled = both[:size], both[size:]
+	return out, nil
+}

@@ -1,0 +1,195 @@
+package denoise
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/resalign/resalign/ad"
+	"github.com/resalign/resalign/engine"
+	"github.com/resalign/resalign/nn"
+	"github.com/resalign/resalign/train"
+	"github.com/resalign/resalign/weights"
+)
+
+// Descent is an optimizer on its way through parameter space: where it is, its moments, and how many steps it took. The
+// selected tensors and the moments are its own; the others belong to whoever made the point it started from.
+type Descent struct {
+	net       *Network
+	selection Selection
+	optimizer train.Optimizer
+
+	point   Point
+	moments Vector // slot by slot
+	owned   bool   // the selected tensors of point were made here
+	steps   int
+}
+
+// NewDescent starts at a point, with fresh moments.
+func NewDescent(n *Network, s Selection, o train.Optimizer, start Point) (*Descent, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	d := &Descent{net: n, selection: s, optimizer: o, point: slices.Clone(start)}
+	for range o.StateSlots() {
+		for _, t := range s.Of(start) {
+			shape := engine.Shape(t)
+			d.moments = append(d.moments, engine.Float32s(make([]float32, t.Size()), shape...))
+		}
+	}
+	return d, nil
+}
+
+// Point is where the descent stands. It stays valid until the next step.
+func (d *Descent) Point() Point { return d.point }
+
+// Steps is the number of steps taken.
+func (d *Descent) Steps() int { return d.steps }
+
+// Selected are the parameters that move, where they stand.
+func (d *Descent) Selected() Vector { return d.selection.Of(d.point) }
+
+// Step moves against the gradient, which is multiplied by scale first (for clipping), at the given share of the
+// optimizer's learning rate. The gradient is used up.
+func (d *Descent) Step(ctx context.Context, gradient Vector, scale, rate float64) error {
+	if err := ctx.Err(); err != nil {
+		return context.Cause(ctx)
+	}
+	n, slots := d.selection.Len(), d.optimizer.StateSlots()
+	if len(gradient) != n {
+		return fmt.Errorf("denoise: a gradient of %d tensors for %d parameters", len(gradient), n)
+	}
+	// The rate is an input of the compiled step, so that one program serves a whole schedule.
+	name := fmt.Sprintf("step %+v of %s", d.ruleOnly(), d.selection.name)
+	f, err := d.net.function(name, func(tape *ad.Tape, in []*ad.Value) []*ad.Value {
+		params, grads, moments, numbers := in[:n], in[n:2*n], in[2*n:(2+slots)*n], in[(2+slots)*n:]
+		out := make([]*ad.Value, (1+slots)*n)
+		for i := range n {
+			var state []*ad.Value
+			for s := range slots {
+				state = append(state, moments[s*n+i])
+			}
+			next, states := applyOptimizer(tape, d.optimizer, params[i], grads[i], state, numbers)
+			out[i] = next
+			for s, v := range states {
+				out[(1+s)*n+i] = v
+			}
+		}
+		return out
+	})
+	if err != nil {
+		return err
+	}
+	rateTensor, stepTensor, scaleTensor := engine.Scalar(d.optimizer.LR*rate), engine.Scalar(float64(d.steps+1)), engine.Scalar(scale)
+	defer engine.Free(rateTensor, stepTensor, scaleTensor)
+	inputs := slices.Concat(d.Selected(), gradient, d.moments, Vector{rateTensor, stepTensor, scaleTensor})
+	donate := make([]bool, len(inputs))
+	for i := range (2 + slots) * n {
+		donate[i] = i >= n || d.owned
+	}
+	out, err := f.CallDonating(donate, inputs...)
+	if err != nil {
+		return err
+	}
+	d.point = d.selection.Put(d.point, out[:n])
+	d.moments, d.owned = out[n:], true
+	d.steps++
+	return nil
+}
+
+// ruleOnly is the optimizer without its learning rate, which does not enter the compiled step.
+func (d *Descent) ruleOnly() train.Optimizer {
+	o := d.optimizer
+	o.LR = 0
+	return o
+}
+
+func applyOptimizer(tape *ad.Tape, o train.Optimizer, param, grad *ad.Value, state, numbers []*ad.Value) (*ad.Value, []*ad.Value) {
+	rate, step, scale := numbers[0], numbers[1], numbers[2]
+	scaled := ad.Mul(grad, ad.Reshape(scale, slices.Repeat([]int{1}, grad.Rank())...))
+	p, s := o.Apply(rate.Node(), step.Node(), param.Node(), scaled.Node(), ad.Nodes(state))
+	states := make([]*ad.Value, len(s))
+	for i, n := range s {
+		states[i] = tape.Input(n)
+	}
+	return tape.Input(p), states
+}
+
+// Release gives up the selected tensors to the caller, who frees them, and frees the moments.
+func (d *Descent) Release() (p Point, owned bool) {
+	engine.Free(d.moments...)
+	d.moments = nil
+	return d.point, d.owned
+}
+
+// Free releases everything the descent made.
+func (d *Descent) Free() {
+	engine.Free(d.moments...)
+	if d.owned {
+		engine.Free(d.Selected()...)
+	}
+	d.moments, d.owned = nil, false
+}
+
+// Tensors exports the moving parameters and the moments for a checkpoint, under names that begin with prefix.
+func (d *Descent) Tensors(prefix string) ([]*weights.Tensor, error) {
+	var out []*weights.Tensor
+	add := func(kind string, specs []nn.Spec, v Vector) error {
+		for i, s := range specs {
+			values, err := engine.Values(v[i])
+			if err != nil {
+				return err
+			}
+			out = append(out, weights.NewFloat32(prefix+kind+s.Name, engine.Shape(v[i]), values))
+		}
+		return nil
+	}
+	specs := d.selection.Specs(d.net)
+	if err := add("parameter.", specs, d.Selected()); err != nil {
+		return nil, err
+	}
+	for slot := range d.optimizer.StateSlots() {
+		if err := add(fmt.Sprintf("moment%d.", slot), specs, d.moments[slot*len(specs):][:len(specs)]); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// Restore goes back to where Tensors and Steps were taken.
+func (d *Descent) Restore(prefix string, steps int, source weights.Source) error {
+	specs := d.selection.Specs(d.net)
+	read := func(kind string, like Vector) (Vector, error) {
+		out := make(Vector, len(specs))
+		for i, s := range specs {
+			t, err := source.Tensor(prefix + kind + s.Name)
+			if err != nil {
+				return nil, err
+			}
+			values, err := t.Float32()
+			if err != nil {
+				return nil, err
+			}
+			if !slices.Equal(t.Shape, engine.Shape(like[i])) {
+				return nil, fmt.Errorf("%s%s%s is %v, not %v", prefix, kind, s.Name, t.Shape, engine.Shape(like[i]))
+			}
+			out[i] = engine.Float32s(values, t.Shape...)
+		}
+		return out, nil
+	}
+	params, err := read("parameter.", d.Selected())
+	if err != nil {
+		return fmt.Errorf("checkpoint: %w", err)
+	}
+	var moments Vector
+	for slot := range d.optimizer.StateSlots() {
+		v, err := read(fmt.Sprintf("moment%d.", slot), d.Selected())
+		if err != nil {
+			return fmt.Errorf("checkpoint: %w", err)
+		}
+		moments = append(moments, v...)
+	}
+	d.Free()
+	d.point, d.moments, d.owned, d.steps = d.selection.Put(d.point, params), moments, true, steps
+	return nil
+}

@@ -1,0 +1,72 @@
+package denoise
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/resalign/resalign/ad"
+	"github.com/resalign/resalign/engine"
+)
+
+// Loss is Σᵢ wᵢ·min(‖ε_θ(zᵢ, tᵢ, cᵢ) − targetᵢ‖², Cap) over the samples of a batch, where ‖·‖² is the mean over
+// elements and wᵢ the batch's weights (1/B each unless set otherwise).
+type Loss struct {
+	// Cap bounds the error of one sample, from which on it has no gradient; 0 is no bound. Gradient ascent needs it on
+	// models so small that the unbounded loss destroys them.
+	Cap float64
+}
+
+func (l Loss) build(n *Network, p, b []*ad.Value) *ad.Value {
+	target, weights := b[len(b)-2], b[len(b)-1]
+	e := ad.Square(ad.Sub(n.predict(p, b), target))
+	batch := e.Dim(0)
+	perSample := ad.Scale(ad.SumTo(e, batch, 1, 1, 1), float64(batch)/float64(e.Size()))
+	if l.Cap > 0 {
+		perSample = ad.Minimum(perSample, l.Cap)
+	}
+	return ad.SumAll(ad.Mul(perSample, ad.Reshape(weights, batch, 1, 1, 1)))
+}
+
+// Value is the loss of a batch at a point.
+func (n *Network) Value(ctx context.Context, p Point, l Loss, b *Batch) (float64, error) {
+	out, err := n.call(ctx, fmt.Sprintf("loss %v", l), p, nil, b.inputs(n.Model.XL), func(p, _, b []*ad.Value) []*ad.Value {
+		return []*ad.Value{l.build(n, p, b)}
+	})
+	if err != nil {
+		return 0, err
+	}
+	defer engine.Free(out...)
+	return engine.ScalarValue(out[0])
+}
+
+// Gradient is the loss and its derivatives with respect to the selected parameters.
+func (n *Network) Gradient(ctx context.Context, p Point, s Selection, l Loss, b *Batch) (float64, Vector, error) {
+	name := fmt.Sprintf("gradient %v by %s", l, s.name)
+	out, err := n.call(ctx, name, p, nil, b.inputs(n.Model.XL), func(p, _, b []*ad.Value) []*ad.Value {
+		loss := l.build(n, p, b)
+		return append([]*ad.Value{loss}, ad.Gradient(loss, s.values(p)...)...)
+	})
+	if err != nil {
+		return 0, nil, err
+	}
+	defer engine.Free(out[0])
+	loss, err := engine.ScalarValue(out[0])
+	return loss, out[1:], err
+}
+
+// HessianProduct is H·v for the Hessian of the loss with respect to the selected parameters.
+func (n *Network) HessianProduct(ctx context.Context, p Point, s Selection, l Loss, b *Batch, v Vector) (Vector, error) {
+	name := fmt.Sprintf("Hessian product %v by %s", l, s.name)
+	return n.call(ctx, name, p, v, b.inputs(n.Model.XL), func(p, v, b []*ad.Value) []*ad.Value {
+		return ad.HessianProduct(l.build(n, p, b), s.values(p), v)
+	})
+}
+
+// CrossProduct is ∇_outer ⟨∇_inner loss, u⟩ for a fixed u with one array for each of the inner parameters.
+func (n *Network) CrossProduct(ctx context.Context, p Point, outer, inner Selection, l Loss, b *Batch, u Vector) (Vector, error) {
+	name := fmt.Sprintf("cross product %v by %s and %s", l, outer.name, inner.name)
+	return n.call(ctx, name, p, u, b.inputs(n.Model.XL), func(p, u, b []*ad.Value) []*ad.Value {
+		inward := ad.Gradient(l.build(n, p, b), inner.values(p)...)
+		return ad.Gradient(ad.Dot(inward, u), outer.values(p)...)
+	})
+}

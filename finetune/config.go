@@ -1,0 +1,141 @@
+// Package finetune adapts a model to pictures the way its users do: all weights, a low-rank adapter, DreamBooth. It is a
+// tool of its own, and the yardstick that unlearning is held against.
+package finetune
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/resalign/resalign/train"
+)
+
+// Methods of fine-tuning.
+const (
+	Full       = "full"       // all weights of the UNet
+	LoRA       = "lora"       // a fresh low-rank adapter
+	DreamBooth = "dreambooth" // all weights, on pictures of one subject under one prompt, with prior pictures
+)
+
+// Config is a fine-tuning.
+type Config struct {
+	Method string `toml:"method"`
+	Steps  int    `toml:"steps"` // optimizer steps
+
+	BatchSize    int `toml:"batch_size"`
+	Accumulation int `toml:"accumulation"` // batches whose gradients are averaged for one step
+
+	Optimizer    string  `toml:"optimizer"` // sgd, adam or adamw
+	LearningRate float64 `toml:"learning_rate"`
+	WeightDecay  float64 `toml:"weight_decay"` // adamw: decoupled; others: added to the gradient
+	Momentum     float64 `toml:"momentum"`     // sgd
+	Schedule     string  `toml:"schedule"`     // constant, linear, cosine or polynomial
+	WarmupSteps  int     `toml:"warmup_steps"`
+	ClipNorm     float64 `toml:"clip_norm"` // limit of the gradient's norm; 0: none
+
+	Rank    int      `toml:"rank"`    // lora
+	Alpha   float64  `toml:"alpha"`   // lora; 0: equal to the rank, so that the adapter's scale is one
+	Targets []string `toml:"targets"` // lora: parts of the paths of attention layers; none: all
+
+	InstancePrompt string  `toml:"instance_prompt"` // dreambooth
+	PriorWeight    float64 `toml:"prior_weight"`    // dreambooth: weight of the loss on prior pictures
+
+	EMADecay       float64 `toml:"ema_decay"` // 0: none. The average is kept apart and is what gets saved
+	CaptionDropout float64 `toml:"caption_dropout"`
+	Flip           bool    `toml:"flip"`
+	Resolution     int     `toml:"resolution"` // pixels; 0: the size the model was trained on
+
+	Seed uint64 `toml:"seed"`
+}
+
+// Defaults are the published evaluation's downstream fine-tuning for the given method: AdamW at 1e-5 with weight decay
+// 1e-2, 200 steps of 1×4 pictures, gradients clipped to 1, random flips; LoRA at its usual 1e-4 and rank 4.
+func Defaults(method string) Config {
+	c := Config{
+		Method: method, Steps: 200, BatchSize: 1, Accumulation: 4,
+		Optimizer: train.AdamW, LearningRate: 1e-5, WeightDecay: 1e-2, Schedule: train.ConstantSchedule, ClipNorm: 1,
+		Rank: 4, PriorWeight: 1, Flip: true, Seed: 42,
+	}
+	switch method {
+	case LoRA:
+		c.LearningRate = 1e-4
+	case DreamBooth:
+		c.InstancePrompt = "a photo of *s person" // the instance prompt of the published simulations
+		c.Flip = false
+	}
+	return c
+}
+
+// Problems lists what is wrong with the settings, each with the key it concerns.
+func (c Config) Problems() []Problem {
+	var out []Problem
+	bad := func(key, format string, args ...any) { out = append(out, Problem{key, fmt.Sprintf(format, args...)}) }
+	if !slices.Contains([]string{Full, LoRA, DreamBooth}, c.Method) {
+		bad("method", "%q is not known; use %s, %s or %s", c.Method, Full, LoRA, DreamBooth)
+	}
+	atLeast := func(key string, value, least int) {
+		if value < least {
+			bad(key, "%d is too small; it must be at least %d", value, least)
+		}
+	}
+	atLeast("steps", c.Steps, 0)
+	atLeast("batch_size", c.BatchSize, 1)
+	atLeast("accumulation", c.Accumulation, 1)
+	atLeast("warmup_steps", c.WarmupSteps, 0)
+	atLeast("resolution", c.Resolution, 0)
+	if c.Method == LoRA {
+		atLeast("rank", c.Rank, 1)
+	}
+	if err := c.optimizer().Validate(); err != nil {
+		bad("optimizer", "%v", err)
+	}
+	if err := c.schedule().Validate(); err != nil {
+		bad("schedule", "%v", err)
+	}
+	notNegative := func(key string, value float64) {
+		if !(value >= 0) || math.IsInf(value, 0) {
+			bad(key, "%v must be a finite number, not below 0", value)
+		}
+	}
+	notNegative("clip_norm", c.ClipNorm)
+	notNegative("prior_weight", c.PriorWeight)
+	notNegative("alpha", c.Alpha)
+	if !(c.EMADecay >= 0 && c.EMADecay < 1) {
+		bad("ema_decay", "%v must lie in 0 … 1, below 1", c.EMADecay)
+	}
+	if !(c.CaptionDropout >= 0 && c.CaptionDropout <= 1) {
+		bad("caption_dropout", "%v must lie between 0 and 1", c.CaptionDropout)
+	}
+	if c.Method == DreamBooth && strings.TrimSpace(c.InstancePrompt) == "" {
+		bad("instance_prompt", "dreambooth needs a prompt for the subject's pictures")
+	}
+	return out
+}
+
+// Problem is a setting that cannot be used.
+type Problem struct{ Key, Message string }
+
+// Validate returns all problems as one error.
+func (c Config) Validate() error {
+	var parts []string
+	for _, p := range c.Problems() {
+		parts = append(parts, p.Key+": "+p.Message)
+	}
+	if len(parts) == 0 {
+		return nil
+	}
+	return fmt.Errorf("fine-tuning: %s", strings.Join(parts, "; "))
+}
+
+func (c Config) optimizer() train.Optimizer {
+	o := train.Optimizer{Name: c.Optimizer, LR: c.LearningRate, WeightDecay: c.WeightDecay, Momentum: c.Momentum}
+	if c.Optimizer != train.SGD {
+		o.Beta1, o.Beta2, o.Eps = 0.9, 0.999, 1e-8
+	}
+	return o
+}
+
+func (c Config) schedule() train.Schedule {
+	return train.Schedule{Kind: c.Schedule, WarmupSteps: c.WarmupSteps, Power: 1}
+}

@@ -1,0 +1,133 @@
+package sd
+
+import (
+	"fmt"
+
+	"github.com/resalign/resalign/ad"
+	"github.com/resalign/resalign/engine"
+	"github.com/resalign/resalign/nn"
+	"github.com/resalign/resalign/random"
+	"github.com/resalign/resalign/weights"
+)
+
+// Adapter is a low-rank adapter (LoRA) of some of the UNet's linear layers. Like the networks it holds the architecture;
+// its numbers are Params.
+type Adapter struct {
+	Layers []Layer
+	Rank   int
+	Scale  float64 // alpha / rank
+}
+
+// NewAdapter describes an adapter of the given rank.
+func NewAdapter(layers []Layer, rank int, scale float64) (*Adapter, error) {
+	for _, l := range layers {
+		if rank < 1 || rank > min(l.In, l.Out) {
+			return nil, fmt.Errorf("rank %d does not fit layer %s of %d inputs and %d outputs", rank, l.Path, l.In, l.Out)
+		}
+	}
+	if len(layers) == 0 {
+		return nil, fmt.Errorf("an adapter needs at least one layer to sit on")
+	}
+	return &Adapter{Layers: layers, Rank: rank, Scale: scale}, nil
+}
+
+// Specs lists the factors, down before up for each layer: MODULE.lora_A.weight [rank, in], MODULE.lora_B.weight
+// [out, rank].
+func (a *Adapter) Specs() []nn.Spec {
+	var specs []nn.Spec
+	for _, l := range a.Layers {
+		specs = append(specs,
+			nn.Spec{Name: l.Path + ".lora_A.weight", Shape: []int{a.Rank, l.In}},
+			nn.Spec{Name: l.Path + ".lora_B.weight", Shape: []int{l.Out, a.Rank}})
+	}
+	return specs
+}
+
+// Draw makes the factors: normal numbers of the given standard deviations. An up factor of zero leaves the model
+// unchanged at first, as a fresh adapter should.
+func (a *Adapter) Draw(seed uint64, downStd, upStd float64) *Params {
+	specs := a.Specs()
+	values := make([][]float32, len(specs))
+	for i, s := range specs {
+		std := downStd
+		if i%2 == 1 {
+			std = upStd
+		}
+		r := random.New(seed, "adapter", s.Name)
+		values[i] = make([]float32, s.Size())
+		for k := range values[i] {
+			values[i][k] = float32(std * r.Normal())
+		}
+	}
+	p, err := FromHost(specs, values)
+	if err != nil {
+		panic(err) // sized from the same specs
+	}
+	return p
+}
+
+// Factors pairs the adapter's layers with values, in the order of Specs.
+func (a *Adapter) Factors(values []*ad.Value) map[string]nn.Factors {
+	out := make(map[string]nn.Factors, len(a.Layers))
+	for i, l := range a.Layers {
+		out[l.Path] = nn.Factors{Down: values[2*i], Up: values[2*i+1], Scale: a.Scale}
+	}
+	return out
+}
+
+// LoRA exports the adapter's numbers.
+func (a *Adapter) LoRA(p *Params) (*weights.LoRA, error) {
+	out := &weights.LoRA{}
+	for i, l := range a.Layers {
+		down, err := p.Host(2 * i)
+		if err != nil {
+			return nil, err
+		}
+		up, err := p.Host(2*i + 1)
+		if err != nil {
+			return nil, err
+		}
+		out.Layers = append(out.Layers, weights.LoRALayer{
+			Module: l.Path, Down: down, Up: up, Rank: a.Rank, In: l.In, Out: l.Out, Alpha: a.Scale * float64(a.Rank),
+		})
+	}
+	return out, nil
+}
+
+// Merge adds the adapter into the weights of the UNet: W + scale·up·down, as new tensors for the layers it sits on. The
+// others are shared with base, so only the new ones, which are returned as well, may be freed.
+func (m *Model) Merge(base *Params, a *Adapter, factors *Params) (merged *Params, made []*engine.Tensor, err error) {
+	f, err := m.function(fmt.Sprintf("merge adapter ×%g", a.Scale), func(_ *ad.Tape, in []*ad.Value) []*ad.Value {
+		return []*ad.Value{ad.Add(in[0], ad.Scale(ad.MatMul(in[2], in[1], false, false), a.Scale))}
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	at := make(map[string]int, len(base.Specs))
+	for i, s := range base.Specs {
+		at[s.Name] = i
+	}
+	tensors := append([]*engine.Tensor(nil), base.Tensors...)
+	for i, l := range a.Layers {
+		k, ok := at[l.Path+".weight"]
+		if !ok {
+			return nil, made, fmt.Errorf("the model has no layer %s", l.Path)
+		}
+		out, err := f.Call(base.Tensors[k], factors.Tensors[2*i], factors.Tensors[2*i+1])
+		if err != nil {
+			return nil, made, err
+		}
+		tensors[k] = out[0]
+		made = append(made, out[0])
+	}
+	return base.WithTensors(tensors), made, nil
+}
+
+// Params pairs the adapter's factors with tensors, in the order of Specs.
+func (a *Adapter) Params(ts []*engine.Tensor) *Params {
+	p := &Params{Specs: a.Specs(), Tensors: ts}
+	for _, s := range p.Specs {
+		p.stored = append(p.stored, stored{name: s.Name, dtype: weights.F32, shape: s.Shape})
+	}
+	return p
+}

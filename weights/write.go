@@ -1,0 +1,202 @@
+package weights
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"unicode/utf8"
+)
+
+// Write stores tensors and metadata as the safetensors file path.
+//
+// The file's bytes depend on the tensors and the metadata alone, not on their order: they are sorted by type,
+// wider ones first, so that every tensor is aligned, then by name, as the format's reference writer does. The file appears whole or not at all: it is
+// written beside path, flushed to disk and renamed; if anything fails, the error names path, the unfinished file is removed
+// and a file that was there before is untouched.
+func Write(path string, tensors []*Tensor, metadata map[string]string) error {
+	return write(disk{}, path, tensors, metadata)
+}
+
+func write(files filesystem, path string, tensors []*Tensor, metadata map[string]string) error {
+	ordered := slices.Clone(tensors)
+	slices.SortStableFunc(ordered, func(a, b *Tensor) int {
+		return cmp.Or(cmp.Compare(a.DType, b.DType), cmp.Compare(a.Name, b.Name))
+	})
+	header, err := encodeHeader(ordered, metadata)
+	if err != nil {
+		return fmt.Errorf("cannot write %s: %w", path, err)
+	}
+	err = writeWhole(files, path, func(w io.Writer) error {
+		if _, err := w.Write(header); err != nil {
+			return err
+		}
+		for _, t := range ordered {
+			err := t.file.guard(func() error {
+				_, err := w.Write(t.data)
+				return err
+			})
+			if err != nil {
+				return fmt.Errorf("tensor %q: %w", t.Name, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("cannot write %s: %w; make sure that the folder exists, is writable and has room, then write again", path, err)
+	}
+	return nil
+}
+
+// encodeHeader returns the header of a file with the tensors in this order, its length in front, padded with spaces to a
+// multiple of 8 bytes.
+func encodeHeader(tensors []*Tensor, metadata map[string]string) ([]byte, error) {
+	var b bytes.Buffer
+	b.Write(make([]byte, 8))
+	b.WriteByte('{')
+	for i, key := range slices.Sorted(maps.Keys(metadata)) {
+		if i == 0 {
+			b.WriteString(`"__metadata__":{`)
+		} else {
+			b.WriteByte(',')
+		}
+		if err := quote(&b, key); err != nil {
+			return nil, fmt.Errorf("metadata key: %w", err)
+		}
+		b.WriteByte(':')
+		if err := quote(&b, metadata[key]); err != nil {
+			return nil, fmt.Errorf("metadata %q: %w", key, err)
+		}
+	}
+	if len(metadata) > 0 {
+		b.WriteByte('}')
+	}
+	seen := make(map[string]bool, len(tensors))
+	offset := uint64(0)
+	for _, t := range tensors {
+		if err := t.check(); err != nil {
+			return nil, err
+		}
+		if seen[t.Name] || t.Name == "__metadata__" {
+			return nil, fmt.Errorf("tensor %q: the name is taken; give every tensor its own name", t.Name)
+		}
+		seen[t.Name] = true
+		if b.Len() > len("12345678{") {
+			b.WriteByte(',')
+		}
+		if err := quote(&b, t.Name); err != nil {
+			return nil, fmt.Errorf("tensor name: %w", err)
+		}
+		b.WriteString(`:{"dtype":"` + t.DType.String() + `","shape":[`)
+		for i, dim := range t.Shape {
+			if i > 0 {
+				b.WriteByte(',')
+			}
+			b.WriteString(strconv.Itoa(dim))
+		}
+		end := offset + uint64(len(t.data))
+		fmt.Fprintf(&b, `],"data_offsets":[%d,%d]}`, offset, end)
+		offset = end
+	}
+	b.WriteByte('}')
+	for b.Len()%8 != 0 {
+		b.WriteByte(' ')
+	}
+	if b.Len()-8 > maxHeader {
+		return nil, fmt.Errorf("names and metadata take %d bytes, above the format's limit of %d; store fewer or shorter ones", b.Len()-8, maxHeader)
+	}
+	header := b.Bytes()
+	binary.LittleEndian.PutUint64(header, uint64(len(header)-8))
+	return header, nil
+}
+
+func quote(b *bytes.Buffer, s string) error {
+	if !utf8.ValidString(s) {
+		return fmt.Errorf("%q is not valid UTF-8; use plain text", s)
+	}
+	enc := json.NewEncoder(b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(s); err != nil {
+		return err
+	}
+	b.Truncate(b.Len() - 1) // the encoder's newline
+	return nil
+}
+
+// filesystem is what writeWhole needs of the disk; tests put a failing one in its place.
+type filesystem interface {
+	create(path string) (outFile, error) // fails if path exists
+	rename(from, to string) error
+	remove(path string) error
+	syncDir(dir string) error
+}
+
+type outFile interface {
+	io.WriteCloser
+	Sync() error
+}
+
+type disk struct{}
+
+func (disk) create(path string) (outFile, error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+	if err != nil {
+		return nil, err // not f: a nil *os.File must not become a non-nil interface
+	}
+	return f, nil
+}
+func (disk) rename(from, to string) error { return os.Rename(from, to) }
+func (disk) remove(path string) error     { return os.Remove(path) }
+func (disk) syncDir(dir string) error     { return syncDir(dir) }
+
+// writeWhole makes path hold exactly what fill writes, or leaves it as it was.
+func writeWhole(files filesystem, path string, fill func(io.Writer) error) error {
+	dir := filepath.Dir(path)
+	f, temporary, err := createBeside(files, dir)
+	if err != nil {
+		return err
+	}
+	err = fill(f)
+	if err == nil {
+		err = f.Sync()
+	}
+	if closing := f.Close(); err == nil {
+		err = closing
+	}
+	if err == nil {
+		err = files.rename(temporary, path)
+	}
+	if err != nil {
+		if left := files.remove(temporary); left != nil {
+			return fmt.Errorf("%w (and the unfinished file stays behind: %w)", err, left)
+		}
+		return err
+	}
+	if err := files.syncDir(dir); err != nil {
+		return fmt.Errorf("the file is complete, but its folder could not be flushed: %w", err)
+	}
+	return nil
+}
+
+// createBeside creates a file with a fresh name in dir.
+func createBeside(files filesystem, dir string) (outFile, string, error) {
+	for i := range math.MaxInt16 {
+		temporary := filepath.Join(dir, fmt.Sprintf(".resalign-%d-%d.tmp", os.Getpid(), i))
+		f, err := files.create(temporary)
+		if errors.Is(err, fs.ErrExist) { // left by a killed process or being written by another goroutine
+			continue
+		}
+		return f, temporary, err
+	}
+	return nil, "", fmt.Errorf("%s is full of unfinished .resalign-*.tmp files; remove them", dir)
+}
