@@ -3,6 +3,7 @@ package denoise
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/resalign/resalign/diffusion"
 	"github.com/resalign/resalign/engine"
@@ -117,4 +118,14 @@ func (n *Network) Teach(ctx context.Context, p Point, b *Batch) (*Batch, error) 
 		return nil, err
 	}
 	return b.WithTarget(t), nil
+}
+
+// WithPrompt is the same batch under one prompt for all its samples. Context and Pooled are new, the rest is shared.
+func (b *Batch) WithPrompt(e *sd.Embedding, size int) *Batch {
+	next := *b
+	next.Context = engine.Float32s(slices.Repeat(e.Context, size), size, e.Tokens, e.Width)
+	if b.Pooled != nil {
+		next.Pooled = engine.Float32s(slices.Repeat(e.Pooled, size), size, len(e.Pooled))
+	}
+	return &next
 }

@@ -286,3 +286,6 @@ func CachedEmbedding(ctx context.Context, m *sd.Model, cache *data.Cache, prompt
 	out.Context, out.Pooled = both[:size], both[size:]
 	return out, nil
 }
+
+// Size is the number of pictures in a batch.
+func (s *Sampler) Size() int { return s.size }

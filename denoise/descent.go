@@ -193,3 +193,16 @@ func (d *Descent) Restore(prefix string, steps int, source weights.Source) error
 	d.point, d.moments, d.owned, d.steps = d.selection.Put(d.point, params), moments, true, steps
 	return nil
 }
+
+// ContinueDescent goes on where another descent stopped, possibly at another place: selected are the moving parameters
+// and moments the optimizer's state after the given number of steps; both become the descent's own.
+func ContinueDescent(n *Network, s Selection, o train.Optimizer, fixed Point, selected, moments Vector, steps int) *Descent {
+	return &Descent{net: n, selection: s, optimizer: o, point: s.Put(fixed, selected), moments: moments, owned: true, steps: steps}
+}
+
+// TakeMoments hands the optimizer's state to the caller. The descent can take no further step.
+func (d *Descent) TakeMoments() Vector {
+	m := d.moments
+	d.moments = nil
+	return m
+}

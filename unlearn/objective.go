@@ -1,0 +1,80 @@
+package unlearn
+
+import (
+	"context"
+
+	"github.com/resalign/resalign/denoise"
+	"github.com/resalign/resalign/engine"
+	"github.com/resalign/resalign/sd"
+)
+
+// harmBatch is one draw of harmful pictures with the loss that is taken on it, the same at θ and at θ*:
+// L_harm = sign · loss(batch).
+type harmBatch struct {
+	batch *denoise.Batch
+	loss  denoise.Loss
+	sign  float64
+	size  int
+	owned []*engine.Tensor
+}
+
+func (h *harmBatch) free() {
+	h.batch.Free()
+	engine.Free(h.owned...)
+}
+
+// harmBatch draws harmful pictures and sets the target: noise, to be missed, or the negatively guided prediction of θ₀,
+// to be met.
+func (t *trainer) harmBatch(ctx context.Context, at int) (*harmBatch, error) {
+	b, err := t.harmful.Batch(ctx, at)
+	if err != nil {
+		return nil, err
+	}
+	h := &harmBatch{batch: b, sign: -1, size: t.harmful.Size(), loss: denoise.Loss{Cap: t.recipe.Objective.Cap}}
+	if t.recipe.Objective.Harm != ESD {
+		return h, nil
+	}
+	target, err := t.guidedAway(ctx, b, h.size)
+	if err != nil {
+		h.free()
+		return nil, err
+	}
+	h.owned = append(h.owned, b.Target)
+	h.batch, h.sign, h.loss = b.WithTarget(target), 1, denoise.Loss{}
+	return h, nil
+}
+
+// guidedAway is ε_θ₀(c_base) − η(ε_θ₀(c_harm) − ε_θ₀(∅)), all at the same noisy latents (method, section 1).
+func (t *trainer) guidedAway(ctx context.Context, b *denoise.Batch, size int) (*engine.Tensor, error) {
+	predict := func(e *sd.Embedding) (denoise.Vector, error) {
+		conditioned := b
+		if e != nil {
+			conditioned = b.WithPrompt(e, size)
+			defer engine.Free(conditioned.Context, conditioned.Pooled)
+		}
+		out, err := t.teacher.Predict(ctx, t.reference, conditioned)
+		t.gradients += predictionCost * float64(size)
+		return denoise.Vector{out}, err
+	}
+	harm, err := predict(nil)
+	if err != nil {
+		return nil, err
+	}
+	defer harm.Free()
+	base, err := predict(t.base)
+	if err != nil {
+		return nil, err
+	}
+	defer base.Free()
+	null, err := predict(t.null)
+	if err != nil {
+		return nil, err
+	}
+	defer null.Free()
+	eta := t.recipe.Objective.Eta
+	out, err := t.space.Combine(term(1, base), term(-eta, harm), term(eta, null))
+	if err != nil {
+		return nil, err
+	}
+	return out[0], nil
+}

@@ -1,0 +1,262 @@
+package unlearn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/resalign/resalign/data"
+	"github.com/resalign/resalign/denoise"
+	"github.com/resalign/resalign/engine"
+	"github.com/resalign/resalign/recipe"
+	"github.com/resalign/resalign/sd"
+	"github.com/resalign/resalign/train"
+	"github.com/resalign/resalign/weights"
+)
+
+// Hooks connect a run to whoever started it. All are optional.
+type Hooks struct {
+	Resume    bool                  // continue the run that is in the recipe's folder
+	Finish    <-chan struct{}       // closed: end after the current step, saved
+	OnEvent   func(train.Event)     // receives what the event log receives
+	OnPrepare func(done, total int) // pictures encoded so far
+	Warn      func(string)          // sentences about what was found odd
+	Program   string                // version of the program, for the record
+	Command   []string              // its command line, for the record
+}
+
+func (h Hooks) warn(s string) {
+	if h.Warn != nil {
+		h.Warn(s)
+	}
+}
+
+// Result is where a finished run left its work.
+type Result struct {
+	Model string // folder: the unlearned model as a diffusers directory
+	LoRA  string // file: the change as a LoRA; empty if θ is all weights
+	Steps int
+}
+
+const (
+	modelFolder = "model"
+	loraFile    = "lora.safetensors"
+)
+
+// Run unlearns as the recipe says: it makes the run's folder (or continues it), trains, and writes the model. A run that
+// was asked to finish early returns train.ErrInterrupted.
+func Run(ctx context.Context, e *engine.Engine, r Recipe, h Hooks) (_ *Result, err error) {
+	if problems := r.Validate(); len(problems) > 0 {
+		return nil, &recipe.Error{Name: "recipe", Problems: problems}
+	}
+	m, err := sd.Load(e, r.Model)
+	if err != nil {
+		return nil, err
+	}
+	defer m.Free()
+	cache, err := data.OpenCache(r.Cache, cacheMemory, h.warn)
+	if err != nil {
+		return nil, err
+	}
+	// Everything that can be wrong with the input is found before the folder is made.
+	t, err := newTrainer(ctx, m, r, cache, h)
+	if err != nil {
+		return nil, err
+	}
+	defer t.free()
+	run, err := openRun(e, r, h)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, run.Close()) }()
+	loop := train.Loop{
+		Steps: r.Outer.Steps, Run: run, CheckpointEvery: r.Checkpoint.Every, Keep: r.Checkpoint.Keep, Finish: h.Finish,
+		Step: t.step, Save: t.save, Restore: t.restore, OnEvent: h.OnEvent, Warn: h.Warn,
+		After: func(ctx context.Context, done int) error { return t.preview(ctx, run.PreviewsPath(), done) },
+	}
+	if err := loop.Do(ctx); err != nil {
+		return nil, err
+	}
+	result, err := t.export(run.Path())
+	if err != nil {
+		return nil, err
+	}
+	return result, run.Finish()
+}
+
+// cacheMemory bounds what encoded pictures and prompts may take in memory, beside the folder.
+const cacheMemory = 2 << 30
+
+// openRun makes the run's folder or, to resume, opens it.
+func openRun(e *engine.Engine, r Recipe, h Hooks) (*train.RunDir, error) {
+	encoded, err := recipe.Encode(r)
+	if err != nil {
+		return nil, err
+	}
+	session := train.Session{
+		Program: h.Program, Engine: e.Description(), Command: h.Command, Seeds: map[string]uint64{"seed": r.Seed},
+	}
+	if h.Resume {
+		return train.ResumeRun(r.Out, encoded, session)
+	}
+	return train.CreateRun(r.Out, encoded, session)
+}
+
+// prepareData reads and encodes every set of pictures that the run draws from.
+func (t *trainer) prepareData(ctx context.Context, h Hooks) error {
+	r := t.recipe
+	needed := map[string]bool{"harmful": true, "retain": true}
+	if r.simulates() {
+		for _, s := range r.Simulations {
+			needed[s.Data] = true
+			if s.Prior != "" {
+				needed[s.Prior] = true
+			}
+		}
+	}
+	resolution := r.Resolution
+	if resolution == 0 {
+		resolution = t.model.Resolution()
+	}
+	sets := map[string]*denoise.Dataset{}
+	total := 0
+	for _, name := range slices.Sorted(maps.Keys(needed)) {
+		mixture, err := r.Data[name].mixture()
+		if err != nil {
+			return fmt.Errorf("recipe: data.%s: %w", name, err)
+		}
+		sets[name], err = denoise.NewDataset(name, t.model, mixture, data.Preprocess{Resolution: resolution}, t.cache,
+			denoise.DatasetOptions{Flip: r.Data[name].Flip}, h.Warn)
+		if err != nil {
+			return fmt.Errorf("recipe: %w", err)
+		}
+		total += sets[name].Size()
+	}
+	for name := range r.Data {
+		if !needed[name] {
+			h.warn(fmt.Sprintf("recipe: data.%s is not used by method %s and was not read", name, r.Method))
+		}
+	}
+	before := 0
+	for _, name := range slices.Sorted(maps.Keys(sets)) {
+		err := sets[name].Prepare(ctx, func(done, _ int) {
+			if h.OnPrepare != nil {
+				h.OnPrepare(before+done, total)
+			}
+		})
+		if err != nil {
+			return err
+		}
+		before += sets[name].Size()
+	}
+	return t.makeSamplers(sets)
+}
+
+func (t *trainer) makeSamplers(sets map[string]*denoise.Dataset) (err error) {
+	r := t.recipe
+	sampler := func(name, purpose string, fallback int) (*denoise.Sampler, error) {
+		size := r.Data[name].Batch
+		if size == 0 {
+			size = fallback
+		}
+		return sets[name].Sampler(r.Seed, purpose, size)
+	}
+	if t.harmful, err = sampler("harmful", "harmful", 1); err != nil {
+		return err
+	}
+	if t.retain, err = sampler("retain", "retain", 4); err != nil {
+		return err
+	}
+	if !r.simulates() {
+		return nil
+	}
+	for _, s := range r.Simulations {
+		v, err := t.newView(s)
+		if err != nil {
+			return err
+		}
+		t.views[s.Name] = v
+		if v.pictures, err = sampler(s.Data, "simulation "+s.Name, 1); err != nil {
+			return err
+		}
+		if v.hessian, err = sampler(s.Data, "Hessian "+s.Name, 1); err != nil {
+			return err
+		}
+		if s.Prior == "" {
+			continue
+		}
+		if v.prior, err = sampler(s.Prior, "prior of simulation "+s.Name, 1); err != nil {
+			return err
+		}
+		if v.hessianPrior, err = sampler(s.Prior, "prior of Hessian "+s.Name, 1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mixture opens the folders of a set.
+func (d Dataset) mixture() (data.Mixture, error) {
+	parts := d.Parts
+	if len(parts) == 0 {
+		parts = []Part{{Folder: d.Folder, Weight: 1}}
+	}
+	var out data.Mixture
+	for _, p := range parts {
+		folder, err := d.open(p.Folder)
+		if err != nil {
+			return nil, err
+		}
+		if err := folder.Check(); err != nil {
+			return nil, err
+		}
+		out = append(out, data.Part{Folder: folder, Weight: p.Weight})
+	}
+	return out, nil
+}
+
+func (d Dataset) open(dir string) (*data.Folder, error) {
+	if d.Prompt == "" {
+		return data.ReadFolder(dir)
+	}
+	folder, err := data.ReadPictures(dir)
+	if err != nil {
+		return nil, err
+	}
+	return folder.WithCaption(d.Prompt)
+}
+
+// export writes the unlearned model, and the change alone where it is an adapter. What an earlier, interrupted export
+// left is replaced.
+func (t *trainer) export(dir string) (*Result, error) {
+	result := &Result{Model: filepath.Join(dir, modelFolder), Steps: t.outer.Steps()}
+	unet := t.model.UNetParams
+	selected := t.outer.Selected()
+	if t.adapter == nil {
+		unet = unet.WithTensors(selected)
+	} else {
+		factors := t.adapter.Params(selected)
+		lora, err := t.adapter.LoRA(factors)
+		if err != nil {
+			return nil, err
+		}
+		result.LoRA = filepath.Join(dir, loraFile)
+		if err := weights.WriteLoRA(result.LoRA, lora, weights.F32, nil); err != nil {
+			return nil, err
+		}
+		merged, made, err := t.model.Merge(unet, t.adapter, factors)
+		defer engine.Free(made...)
+		if err != nil {
+			return nil, err
+		}
+		unet = merged
+	}
+	if err := os.RemoveAll(result.Model); err != nil {
+		return nil, fmt.Errorf("output: %w", err)
+	}
+	return result, t.model.Save(result.Model, unet)
+}

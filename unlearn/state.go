@@ -1,0 +1,109 @@
+package unlearn
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+
+	"github.com/resalign/resalign/data"
+	"github.com/resalign/resalign/denoise"
+	"github.com/resalign/resalign/engine"
+	"github.com/resalign/resalign/generate"
+	"github.com/resalign/resalign/weights"
+)
+
+// state is what a checkpoint holds beside tensors. There are no generators in it: every draw is a function of the step.
+type state struct {
+	Gradients float64               `json:"gradients"`
+	Chains    map[string]chainState `json:"chains,omitempty"`
+}
+
+type chainState struct {
+	Steps int `json:"steps"`
+	Used  int `json:"used"`
+}
+
+func (t *trainer) save() ([]*weights.Tensor, any, error) {
+	tensors, err := t.outer.Tensors("theta.")
+	if err != nil {
+		return nil, nil, err
+	}
+	s := state{Gradients: t.gradients, Chains: map[string]chainState{}}
+	for _, name := range slices.Sorted(maps.Keys(t.views)) {
+		c := t.views[name].chain
+		if c == nil {
+			continue
+		}
+		s.Chains[name] = chainState{Steps: c.steps, Used: c.used}
+		for i, x := range append(slices.Clone(c.delta), c.moments...) {
+			values, err := engine.Values(x)
+			if err != nil {
+				return nil, nil, err
+			}
+			tensors = append(tensors, weights.NewFloat32(chainTensor(name, i), engine.Shape(x), values))
+		}
+	}
+	return tensors, s, nil
+}
+
+// chainTensor names the i-th tensor of a persistent simulation: its displacement, then its moments.
+func chainTensor(simulation string, i int) string { return fmt.Sprintf("chain.%s.%d", simulation, i) }
+
+func (t *trainer) restore(steps int, source weights.Source, read func(any) error) error {
+	var s state
+	if err := read(&s); err != nil {
+		return err
+	}
+	if err := t.outer.Restore("theta.", steps, source); err != nil {
+		return err
+	}
+	t.gradients = s.Gradients
+	for name, at := range s.Chains {
+		v := t.views[name]
+		if v == nil {
+			return fmt.Errorf("checkpoint: it holds a simulation %q that the recipe does not have", name)
+		}
+		n := v.phi.Len()
+		var tensors denoise.Vector
+		for i := range n * (1 + v.sim.optimizer().StateSlots()) {
+			x, err := source.Tensor(chainTensor(name, i))
+			if err != nil {
+				return fmt.Errorf("checkpoint: %w", err)
+			}
+			values, err := x.Float32()
+			if err != nil {
+				return fmt.Errorf("checkpoint: %w", err)
+			}
+			tensors = append(tensors, engine.Float32s(values, x.Shape...))
+		}
+		v.chain = &chain{delta: tensors[:n:n], moments: tensors[n:], steps: at.Steps, used: at.Used}
+	}
+	return nil
+}
+
+// preview writes a grid of pictures made with θ as it is after the given number of steps.
+func (t *trainer) preview(ctx context.Context, dir string, done int) error {
+	p := t.recipe.Preview
+	if p.Every == 0 || done%p.Every != 0 {
+		return nil
+	}
+	g, err := generate.New(ctx, t.net, t.outer.Point(), p.Options, t.cache)
+	if err != nil {
+		return fmt.Errorf("preview: %w", err)
+	}
+	var pictures []*data.RGB
+	for i, prompt := range p.Prompts {
+		picture, err := g.Picture(ctx, prompt, generate.Seed{Run: t.recipe.Seed, Prompt: i})
+		if err != nil {
+			return fmt.Errorf("preview: %w", err)
+		}
+		pictures = append(pictures, picture.Image)
+	}
+	grid, err := data.Grid(pictures, min(4, len(pictures)), p.Prompts)
+	if err != nil {
+		return fmt.Errorf("preview: %w", err)
+	}
+	return data.SavePNG(filepath.Join(dir, fmt.Sprintf("step-%08d.png", done)), grid)
+}
