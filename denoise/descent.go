@@ -52,6 +52,7 @@ func (d *Descent) Selected() Vector { return d.selection.Of(d.point) }
 // Step moves against the gradient, which is multiplied by scale first (for clipping), at the given share of the
 // optimizer's learning rate. The gradient is used up.
 func (d *Descent) Step(ctx context.Context, gradient Vector, scale, rate float64) error {
+	defer gradient.Free()
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
 	}

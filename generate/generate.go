@@ -4,6 +4,8 @@ package generate
 import (
 	"context"
 	"fmt"
+	"math"
+	"slices"
 
 	"github.com/resalign/resalign/data"
 	"github.com/resalign/resalign/denoise"
@@ -21,14 +23,16 @@ type Options struct {
 	Negative  string  `toml:"negative_prompt"`
 	Height    int     `toml:"height"` // pixels; 0: the size the model was trained on
 	Width     int     `toml:"width"`
+	// Batch is how many pictures go through the model at once; 0: one. Other numbers may change the last bits of a
+	// picture, as matrix products are then cut differently; which pictures keep it company never does.
+	Batch int `toml:"batch"`
 }
 
 // Defaults are the settings of the published evaluation: 30 steps, guidance 7.5, the model's own scheduler and size.
 func Defaults() Options { return Options{Steps: 30, Guidance: 7.5} }
 
-// Generator makes pictures with one point of a network. Pictures are made one at a time, each from its own seed, so that
-// a picture is a pure function of the point, the options, the prompt and the seed: batches, shards and order do not
-// change it.
+// Generator makes pictures with one point of a network. A picture is a pure function of the point, the options, the
+// prompt and the seed: shards, order and the other pictures do not change it.
 type Generator struct {
 	net      *denoise.Network
 	point    denoise.Point
@@ -47,12 +51,22 @@ func New(ctx context.Context, net *denoise.Network, point denoise.Point, o Optio
 	if o.Width == 0 {
 		o.Width = m.Resolution()
 	}
+	if o.Batch < 0 || o.Batch > maxBatch {
+		return nil, fmt.Errorf("generate: batch = %d must lie between 0 and %d", o.Batch, maxBatch)
+	}
+	if !(o.Guidance >= 0) || math.IsInf(o.Guidance, 0) {
+		return nil, fmt.Errorf("generate: guidance = %v must be a finite number, not below 0", o.Guidance)
+	}
+	if o.Height > 0 && o.Width > data.MaxPixels/o.Height {
+		return nil, fmt.Errorf("generate: height = %d and width = %d ask for more than %d pixels; choose a smaller picture", o.Height, o.Width, data.MaxPixels)
+	}
+	o.Batch = max(1, o.Batch)
 	g := &Generator{net: net, point: point, options: o, cache: cache}
 	var err error
 	if g.h, g.w, err = m.LatentSize(o.Height, o.Width); err != nil {
 		return nil, fmt.Errorf("generate: %w", err)
 	}
-	if _, err := diffusion.NewSampler(m.Scheduler, o.Scheduler, o.Steps); err != nil {
+	if _, err := g.sampler(nil); err != nil {
 		return nil, fmt.Errorf("generate: %w", err)
 	}
 	if g.guided() {
@@ -63,12 +77,21 @@ func New(ctx context.Context, net *denoise.Network, point denoise.Point, o Optio
 	return g, nil
 }
 
+// maxBatch bounds what a typing mistake can ask of the memory.
+const maxBatch = 1024
+
 func (g *Generator) guided() bool { return g.options.Guidance > 1 }
 
 // Picture is a finished picture.
 type Picture struct {
 	Image *data.RGB
 	Cut   string // the end of the prompt that the text encoder could not take; "" if it took all
+}
+
+// Request asks for one picture.
+type Request struct {
+	Prompt string
+	Seed   Seed
 }
 
 // Seed says which noise a picture starts from: the run's seed and the positions of the prompt and of the picture among
@@ -78,30 +101,62 @@ type Seed struct {
 	Prompt, Image int
 }
 
-func (s Seed) stream(purpose string) *random.Stream {
-	return random.New(s.Run, purpose, s.Prompt, s.Image)
-}
-
 // Picture makes one picture.
 func (g *Generator) Picture(ctx context.Context, prompt string, seed Seed) (*Picture, error) {
-	e, err := g.embedding(ctx, prompt)
-	if err != nil {
-		return nil, fmt.Errorf("generate: prompt %q: %w", prompt, err)
-	}
-	noise := seed.stream("picture").Normals(g.net.Model.UNet.Config.InChannels * g.h * g.w)
-	latents, err := g.Denoise(ctx, e, noise, seed)
+	pictures, err := g.Pictures(ctx, []Request{{Prompt: prompt, Seed: seed}})
 	if err != nil {
 		return nil, err
 	}
-	pixels, err := g.net.Model.Decode(ctx, latents, g.h, g.w)
+	return pictures[0], nil
+}
+
+// Pictures makes pictures, as many at once as the options say.
+func (g *Generator) Pictures(ctx context.Context, requests []Request) ([]*Picture, error) {
+	var out []*Picture
+	for chunk := range slices.Chunk(requests, g.options.Batch) {
+		pictures, err := g.batch(ctx, chunk)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, pictures...)
+	}
+	return out, nil
+}
+
+// batch makes at most Batch pictures. A smaller number is filled up, so that the model always sees arrays of one size
+// and rounds in one way.
+func (g *Generator) batch(ctx context.Context, requests []Request) ([]*Picture, error) {
+	size := g.net.Model.UNet.Config.InChannels * g.h * g.w
+	embeddings := make([]*sd.Embedding, g.options.Batch)
+	seeds := make([]Seed, g.options.Batch)
+	var noise []float32
+	for i := range g.options.Batch {
+		r := requests[min(i, len(requests)-1)]
+		e, err := g.embedding(ctx, r.Prompt)
+		if err != nil {
+			return nil, fmt.Errorf("generate: prompt %q: %w", r.Prompt, err)
+		}
+		embeddings[i], seeds[i] = e, r.Seed
+		noise = append(noise, random.New(r.Seed.Run, "picture", r.Seed.Prompt, r.Seed.Image).Normals(size)...)
+	}
+	latents, err := g.Denoise(ctx, embeddings, noise, seeds)
 	if err != nil {
 		return nil, err
 	}
-	image, err := data.FromPixels(pixels, g.options.Width, g.options.Height)
+	pixels, err := g.net.Model.DecodeBatch(ctx, latents, g.options.Batch, g.h, g.w)
 	if err != nil {
-		return nil, fmt.Errorf("generate: prompt %q: %w", prompt, err)
+		return nil, err
 	}
-	return &Picture{Image: image, Cut: e.Cut}, nil
+	area := len(pixels) / g.options.Batch
+	out := make([]*Picture, len(requests))
+	for i, r := range requests {
+		image, err := data.FromPixels(pixels[i*area:(i+1)*area], g.options.Width, g.options.Height)
+		if err != nil {
+			return nil, fmt.Errorf("generate: prompt %q: %w", r.Prompt, err)
+		}
+		out[i] = &Picture{Image: image, Cut: embeddings[i].Cut}
+	}
+	return out, nil
 }
 
 func (g *Generator) embedding(ctx context.Context, prompt string) (*sd.Embedding, error) {
@@ -111,24 +166,33 @@ func (g *Generator) embedding(ctx context.Context, prompt string) (*sd.Embedding
 	return denoise.CachedEmbedding(ctx, g.net.Model, g.cache, prompt)
 }
 
-// Denoise walks from standard normal noise [channels, h, w] to scaled latents under the guidance of the options. The
-// seed is used by samplers that add noise on the way.
-func (g *Generator) Denoise(ctx context.Context, e *sd.Embedding, noise []float32, seed Seed) ([]float32, error) {
+// sampler makes a fresh sampler. One that adds noise on the way draws it for each picture from the picture's own seed.
+func (g *Generator) sampler(seeds []Seed) (diffusion.Sampler, error) {
 	again := func(i, n int) []float32 {
-		return random.New(seed.Run, "ancestral", seed.Prompt, seed.Image, i).Normals(n)
+		var out []float32
+		for _, s := range seeds {
+			out = append(out, random.New(s.Run, "ancestral", s.Prompt, s.Image, i).Normals(n/len(seeds))...)
+		}
+		return out
 	}
-	sampler, err := diffusion.NewSampler(g.net.Model.Scheduler, g.options.Scheduler, g.options.Steps, diffusion.WithNoise(again))
+	return diffusion.NewSampler(g.net.Model.Scheduler, g.options.Scheduler, g.options.Steps, diffusion.WithNoise(again))
+}
+
+// Denoise walks from standard normal noise [batch, channels, h, w] to scaled latents under the guidance of the options,
+// with one embedding and one seed for each picture.
+func (g *Generator) Denoise(ctx context.Context, embeddings []*sd.Embedding, noise []float32, seeds []Seed) ([]float32, error) {
+	sampler, err := g.sampler(seeds)
 	if err != nil {
 		return nil, fmt.Errorf("generate: %w", err)
 	}
-	conditions := g.conditions(e)
+	conditions := g.conditions(embeddings)
 	defer conditions.Free()
 	x := make([]float32, len(noise))
 	for i, v := range noise {
 		x[i] = float32(float64(v) * sampler.InitNoiseSigma())
 	}
 	for i, t := range sampler.Timesteps() {
-		output, err := g.predict(ctx, conditions, sampler.ScaleModelInput(x, i), t)
+		output, err := g.predict(ctx, conditions, sampler.ScaleModelInput(x, i), len(embeddings), t)
 		if err != nil {
 			return nil, err
 		}
@@ -137,39 +201,36 @@ func (g *Generator) Denoise(ctx context.Context, e *sd.Embedding, noise []float3
 	return x, nil
 }
 
-// conditions puts what does not change between steps on the device: the negative embedding first, where one is used.
-func (g *Generator) conditions(e *sd.Embedding) *denoise.Batch {
-	context, pooled, size := e.Context, e.Pooled, 1
+// conditions puts what does not change between steps on the device: the negative embeddings first, where they are used.
+func (g *Generator) conditions(embeddings []*sd.Embedding) *denoise.Batch {
+	all := embeddings
 	if g.guided() {
-		context = append(append([]float32(nil), g.negative.Context...), context...)
-		pooled = append(append([]float32(nil), g.negative.Pooled...), pooled...)
-		size = 2
+		all = append(slices.Repeat([]*sd.Embedding{g.negative}, len(embeddings)), embeddings...)
 	}
-	b := &denoise.Batch{Context: engine.Float32s(context, size, e.Tokens, e.Width)}
+	var context, pooled, ids []float32
+	height, width := float32(g.options.Height), float32(g.options.Width)
+	for _, e := range all {
+		context, pooled = append(context, e.Context...), append(pooled, e.Pooled...)
+		ids = append(ids, height, width, 0, 0, height, width)
+	}
+	b := &denoise.Batch{Context: engine.Float32s(context, len(all), all[0].Tokens, all[0].Width)}
 	if g.net.Model.XL {
-		height, width := float32(g.options.Height), float32(g.options.Width)
-		var ids []float32
-		for range size {
-			ids = append(ids, height, width, 0, 0, height, width)
-		}
-		b.Pooled = engine.Float32s(pooled, size, len(pooled)/size)
-		b.TimeIDs = engine.Float32s(ids, size, 6)
+		b.Pooled = engine.Float32s(pooled, len(all), len(pooled)/len(all))
+		b.TimeIDs = engine.Float32s(ids, len(all), 6)
 	}
 	return b
 }
 
-// predict is one call of the model, with guidance: u + s·(c − u).
-func (g *Generator) predict(ctx context.Context, conditions *denoise.Batch, x []float32, t float64) ([]float32, error) {
-	size := 1
-	times := []float32{float32(t)}
+// predict is one call of the model on count pictures, with guidance: u + s·(c − u).
+func (g *Generator) predict(ctx context.Context, conditions *denoise.Batch, x []float32, count int, t float64) ([]float32, error) {
+	rows := count
 	if g.guided() {
-		size = 2
-		x = append(append(make([]float32, 0, 2*len(x)), x...), x...)
-		times = append(times, times[0])
+		rows = 2 * count
+		x = slices.Concat(x, x)
 	}
 	b := *conditions
-	b.Noisy = engine.Float32s(x, size, g.net.Model.UNet.Config.InChannels, g.h, g.w)
-	b.Timesteps = engine.Float32s(times, size)
+	b.Noisy = engine.Float32s(x, rows, g.net.Model.UNet.Config.InChannels, g.h, g.w)
+	b.Timesteps = engine.Float32s(slices.Repeat([]float32{float32(t)}, rows), rows)
 	defer engine.Free(b.Noisy, b.Timesteps)
 	out, err := g.net.Predict(ctx, g.point, &b)
 	if err != nil {
@@ -177,7 +238,7 @@ func (g *Generator) predict(ctx context.Context, conditions *denoise.Batch, x []
 	}
 	defer engine.Free(out)
 	values, err := engine.Values(out)
-	if err != nil || size == 1 {
+	if err != nil || !g.guided() {
 		return values, err
 	}
 	n := len(values) / 2

@@ -17,14 +17,22 @@ func smallUNet() UNetConfig {
 	}
 }
 
+// miniatureUNet is the UNet of the built-in experiment: 0.55 M parameters.
+func miniatureUNet() UNetConfig {
+	c := smallUNet()
+	c.SampleSize, c.InChannels, c.OutChannels, c.Channels = 8, 12, 12, []int{24, 48}
+	return c
+}
+
 type benchCase struct {
 	params *Params
 	inputs []*engine.Tensor // latents, timesteps, context, noise
 	u      *UNet
 }
 
-func newBenchCase(batch, side int) benchCase {
-	u := NewUNet(smallUNet())
+func newBenchCase(config UNetConfig, batch, side, tokens int) benchCase {
+	u := NewUNet(config)
+	c := config.InChannels
 	s := random.New(1, "bench")
 	t := make([]float32, batch)
 	for i := range t {
@@ -33,8 +41,8 @@ func newBenchCase(batch, side int) benchCase {
 	return benchCase{
 		u: u, params: RandomParams(u.Specs(), 0),
 		inputs: []*engine.Tensor{
-			engine.Float32s(s.Normals(batch*4*side*side), batch, 4, side, side), engine.Float32s(t, batch),
-			engine.Float32s(s.Normals(batch*77*64), batch, 77, 64), engine.Float32s(s.Normals(batch*4*side*side), batch, 4, side, side),
+			engine.Float32s(s.Normals(batch*c*side*side), batch, c, side, side), engine.Float32s(t, batch),
+			engine.Float32s(s.Normals(batch*tokens*64), batch, tokens, 64), engine.Float32s(s.Normals(batch*c*side*side), batch, c, side, side),
 		},
 	}
 }
@@ -72,17 +80,27 @@ func (c benchCase) run(b *testing.B, extra []*engine.Tensor, build func(p, v, in
 }
 
 func BenchmarkSmallForward(b *testing.B) {
-	c := newBenchCase(8, 32)
+	c := newBenchCase(smallUNet(), 8, 32, 77)
 	c.run(b, nil, func(p, _, in []*ad.Value) []*ad.Value { return []*ad.Value{c.loss(p, in)} })
 }
 
 func BenchmarkSmallGradient(b *testing.B) {
-	c := newBenchCase(8, 32)
+	c := newBenchCase(smallUNet(), 8, 32, 77)
 	c.run(b, nil, func(p, _, in []*ad.Value) []*ad.Value { return ad.Gradient(c.loss(p, in), p...) })
 }
 
 func BenchmarkSmallHessianProduct(b *testing.B) {
-	c := newBenchCase(8, 32)
+	c := newBenchCase(smallUNet(), 8, 32, 77)
 	v := RandomParams(c.u.Specs(), 1)
 	c.run(b, v.Tensors, func(p, v, in []*ad.Value) []*ad.Value { return ad.HessianProduct(c.loss(p, in), p, v) })
+}
+
+func BenchmarkMiniatureGradient(b *testing.B) {
+	c := newBenchCase(miniatureUNet(), 16, 8, 10)
+	c.run(b, nil, func(p, _, in []*ad.Value) []*ad.Value { return ad.Gradient(c.loss(p, in), p...) })
+}
+
+func BenchmarkMiniatureForward(b *testing.B) {
+	c := newBenchCase(miniatureUNet(), 2, 8, 10)
+	c.run(b, nil, func(p, _, in []*ad.Value) []*ad.Value { return []*ad.Value{c.loss(p, in)} })
 }

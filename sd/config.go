@@ -92,8 +92,8 @@ func (c *jsonConfig) positive(key string, fallback, limit int) int {
 	return n
 }
 
-// perLevel reads a key that holds either one integer for all levels or a list with one for each.
-func (c *jsonConfig) perLevel(key string, levels, fallback int) []int {
+// perLevel reads a key that holds either one integer for all levels or a list with one for each, in 1 … limit.
+func (c *jsonConfig) perLevel(key string, levels, fallback, limit int) []int {
 	var list []int
 	c.used[key] = true
 	raw, ok := c.values[key]
@@ -112,8 +112,8 @@ func (c *jsonConfig) perLevel(key string, levels, fallback int) []int {
 		list = slices.Repeat([]int{c.int(key, fallback)}, levels)
 	}
 	for _, n := range list {
-		if n < 1 || n > 1<<16 {
-			c.problem("%s = %s must hold positive numbers", key, shorten(raw))
+		if n < 1 || n > limit {
+			c.problem("%s = %s must lie in 1 … %d", key, shorten(raw), limit)
 			return slices.Repeat([]int{1}, levels)
 		}
 	}

@@ -159,6 +159,11 @@ func (m *Model) Sample(moments Moments, normals []float32) []float32 {
 
 // Decode maps scaled latents [channels, h, w] to a picture [3, 8h, 8w], about in [−1, 1].
 func (m *Model) Decode(ctx context.Context, latents []float32, h, w int) ([]float32, error) {
+	return m.DecodeBatch(ctx, latents, 1, h, w)
+}
+
+// DecodeBatch maps scaled latents [batch, channels, h, w] to pictures [batch, 3, 8h, 8w] at once.
+func (m *Model) DecodeBatch(ctx context.Context, latents []float32, batch, h, w int) ([]float32, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -170,7 +175,7 @@ func (m *Model) Decode(ctx context.Context, latents []float32, h, w int) ([]floa
 	if err != nil {
 		return nil, err
 	}
-	out, err := f.Call(append(slices.Clone(m.VAEParams.Tensors), engine.Float32s(latents, 1, m.VAE.Config.LatentChannels, h, w))...)
+	out, err := f.Call(append(slices.Clone(m.VAEParams.Tensors), engine.Float32s(latents, batch, m.VAE.Config.LatentChannels, h, w))...)
 	if err != nil {
 		return nil, err
 	}
@@ -185,13 +190,23 @@ func (m *Model) ComponentHash(component string) (string, error) {
 	if h, ok := m.hashes[component]; ok {
 		return h, nil
 	}
-	entries, err := os.ReadDir(m.path(component))
+	h, err := HashFolder(m.path(component))
+	if err != nil {
+		return "", err
+	}
+	m.hashes[component] = h
+	return h, nil
+}
+
+// HashFolder is the SHA-256 of the names, sizes and contents of the regular files in a folder, in hexadecimal.
+func HashFolder(dir string) (string, error) {
+	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return "", fmt.Errorf("model: %w", err)
 	}
 	hash := sha256.New()
 	for _, entry := range entries {
-		path := filepath.Join(m.path(component), entry.Name())
+		path := filepath.Join(dir, entry.Name())
 		info, err := os.Stat(path)
 		if err != nil {
 			return "", fmt.Errorf("model: %w", err)
@@ -204,8 +219,7 @@ func (m *Model) ComponentHash(component string) (string, error) {
 			return "", fmt.Errorf("model: %w", err)
 		}
 	}
-	m.hashes[component] = hex.EncodeToString(hash.Sum(nil))
-	return m.hashes[component], nil
+	return hex.EncodeToString(hash.Sum(nil)), nil
 }
 
 func hashFile(w io.Writer, path string) error {

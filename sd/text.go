@@ -49,7 +49,10 @@ func textConfig(c *jsonConfig) (TextConfig, error) {
 	t.Activation = c.string("hidden_act", "quick_gelu")
 	c.only("hidden_act", `"quick_gelu"`, `"gelu"`)
 	t.Eps = c.float("layer_norm_eps", 1e-5)
-	projection := c.int("projection_dim", 512)
+	if t.Eps <= 0 {
+		c.problem("layer_norm_eps = %v must be positive", t.Eps)
+	}
+	projection := c.positive("projection_dim", 512, 1<<14)
 	if withProjection {
 		t.Projection = projection
 	}

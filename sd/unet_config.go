@@ -29,6 +29,15 @@ type UNetConfig struct {
 	AddedInputDim int // width of both together
 }
 
+// Bounds on what a config.json can make the program lay out. SDXL's UNet, the largest, has 2 layers, 10 blocks and 20
+// heads.
+const (
+	maxLayers = 16
+	maxDepth  = 32
+	maxHeads  = 1 << 10
+	maxAdded  = 1 << 16
+)
+
 // TimeWidth is the width of the time embedding: four times the first level's channels.
 func (c UNetConfig) TimeWidth() int { return 4 * c.Channels[0] }
 
@@ -56,7 +65,7 @@ func unetConfig(c *jsonConfig) (UNetConfig, error) {
 		c.problem("block_out_channels = %v must hold 1 to 8 positive numbers", u.Channels)
 		return u, c.finish()
 	}
-	u.LayersPerBlock = c.perLevel("layers_per_block", levels, 2)
+	u.LayersPerBlock = c.perLevel("layers_per_block", levels, 2, maxLayers)
 	down := []string{"CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"}
 	up := []string{"UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"}
 	c.get("down_block_types", &down)
@@ -64,15 +73,18 @@ func unetConfig(c *jsonConfig) (UNetConfig, error) {
 	u.DownAttention = blockTypes(c, "down_block_types", down, levels, "CrossAttnDownBlock2D", "DownBlock2D")
 	u.UpAttention = blockTypes(c, "up_block_types", up, levels, "CrossAttnUpBlock2D", "UpBlock2D")
 	c.only("mid_block_type", `"UNetMidBlock2DCrossAttn"`)
-	u.Depth = c.perLevel("transformer_layers_per_block", levels, 1)
-	u.Heads = c.perLevel("attention_head_dim", levels, 8)
+	u.Depth = c.perLevel("transformer_layers_per_block", levels, 1, maxDepth)
+	u.Heads = c.perLevel("attention_head_dim", levels, 8, maxHeads)
 	if raw, ok := c.values["num_attention_heads"]; ok && string(raw) != "null" {
-		u.Heads = c.perLevel("num_attention_heads", levels, 8)
+		u.Heads = c.perLevel("num_attention_heads", levels, 8, maxHeads)
 	}
 	c.ignore("num_attention_heads")
 	u.ContextWidth = c.positive("cross_attention_dim", 1280, 1<<14)
 	u.Groups = c.positive("norm_num_groups", 32, 1<<10)
 	u.Eps = c.float("norm_eps", 1e-5)
+	if u.Eps <= 0 {
+		c.problem("norm_eps = %v must be positive", u.Eps)
+	}
 	u.LinearProj = c.bool("use_linear_projection", false)
 	u.SinFirst = !c.bool("flip_sin_to_cos", true)
 	u.FreqShift = c.float("freq_shift", 0)
@@ -147,7 +159,7 @@ func (u *UNetConfig) readAddedConditions(c *jsonConfig) {
 	case "":
 	case "text_time":
 		u.TextTime = true
-		if u.TimeIDWidth < 2 || u.TimeIDWidth%2 != 0 || u.AddedInputDim <= 6*u.TimeIDWidth {
+		if u.TimeIDWidth < 2 || u.TimeIDWidth%2 != 0 || u.TimeIDWidth > maxAdded || u.AddedInputDim > maxAdded || u.AddedInputDim <= 6*u.TimeIDWidth {
 			c.problem("addition_time_embed_dim = %d and projection_class_embeddings_input_dim = %d leave no room for the pooled text embedding", u.TimeIDWidth, u.AddedInputDim)
 		}
 	default:

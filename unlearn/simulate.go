@@ -3,7 +3,6 @@ package unlearn
 import (
 	"context"
 	"fmt"
-	"math"
 
 	"github.com/resalign/resalign/denoise"
 	"github.com/resalign/resalign/engine"
@@ -36,6 +35,7 @@ type chain struct {
 	moments denoise.Vector
 	steps   int // inner steps since it began
 	used    int // outer steps since it began
+	began   int // the outer step of its beginning
 }
 
 func (c *chain) free() {
@@ -89,8 +89,12 @@ func (t *trainer) start(v *view, step int) (p denoise.Point, made []*engine.Tens
 	if v.fresh == nil {
 		return p, nil, nil
 	}
-	seed := random.New(t.recipe.Seed, "fresh adapter", v.sim.Name, step).Uint64()
-	factors := v.fresh.Draw(seed, 1/math.Sqrt(float64(v.fresh.Rank)), 0)
+	drawn := step
+	if v.chain != nil {
+		drawn = v.chain.began // what the chain learnt fits the factors that it began with
+	}
+	seed := random.New(t.recipe.Seed, "fresh adapter", v.sim.Name, drawn).Uint64()
+	factors := v.fresh.Draw(seed, 1/float64(v.fresh.Rank), 0)
 	p = append(p, factors.Tensors...)
 	if len(p) != len(v.net.Specs()) {
 		return nil, factors.Tensors, fmt.Errorf("%w: the simulation's parameters do not line up", engine.ErrInternal)
@@ -131,7 +135,7 @@ func (t *trainer) simulate(ctx context.Context, v *view, step int) (*simulated, 
 		}
 	}
 	s.point = s.descent.Point()
-	if err := t.keepChain(v, start, s.descent); err != nil {
+	if err := t.keepChain(v, step, start, s.descent); err != nil {
 		s.free()
 		return nil, err
 	}
@@ -153,13 +157,13 @@ func (t *trainer) descent(v *view, start denoise.Point) (*denoise.Descent, error
 }
 
 // keepChain remembers where a persistent simulation stands, until it is due to begin anew.
-func (t *trainer) keepChain(v *view, start denoise.Point, d *denoise.Descent) error {
+func (t *trainer) keepChain(v *view, step int, start denoise.Point, d *denoise.Descent) error {
 	if v.sim.ChainReset == 0 {
 		return nil
 	}
-	used := 1
+	used, began := 1, step
 	if v.chain != nil {
-		used += v.chain.used
+		used, began = 1+v.chain.used, v.chain.began
 	}
 	v.chain.free()
 	v.chain = nil
@@ -170,7 +174,7 @@ func (t *trainer) keepChain(v *view, start denoise.Point, d *denoise.Descent) er
 	if err != nil {
 		return err
 	}
-	v.chain = &chain{delta: delta, moments: d.TakeMoments(), steps: d.Steps(), used: used}
+	v.chain = &chain{delta: delta, moments: d.TakeMoments(), steps: d.Steps(), used: used, began: began}
 	return nil
 }
 

@@ -23,6 +23,7 @@ type state struct {
 type chainState struct {
 	Steps int `json:"steps"`
 	Used  int `json:"used"`
+	Began int `json:"began"`
 }
 
 func (t *trainer) save() ([]*weights.Tensor, any, error) {
@@ -36,7 +37,7 @@ func (t *trainer) save() ([]*weights.Tensor, any, error) {
 		if c == nil {
 			continue
 		}
-		s.Chains[name] = chainState{Steps: c.steps, Used: c.used}
+		s.Chains[name] = chainState{Steps: c.steps, Used: c.used, Began: c.began}
 		for i, x := range append(slices.Clone(c.delta), c.moments...) {
 			values, err := engine.Values(x)
 			if err != nil {
@@ -78,7 +79,7 @@ func (t *trainer) restore(steps int, source weights.Source, read func(any) error
 			}
 			tensors = append(tensors, engine.Float32s(values, x.Shape...))
 		}
-		v.chain = &chain{delta: tensors[:n:n], moments: tensors[n:], steps: at.Steps, used: at.Used}
+		v.chain = &chain{delta: tensors[:n:n], moments: tensors[n:], steps: at.Steps, used: at.Used, began: at.Began}
 	}
 	return nil
 }

@@ -105,7 +105,7 @@ func TestHarmRisesAndRetentionHolds(t *testing.T) {
 		t.Run(method, func(t *testing.T) {
 			r := tinyRecipe(t, t.TempDir())
 			r.Method = method
-			r.Outer.Steps, r.Outer.LearningRate, r.Outer.ClipNorm = 24, 1e-2, 0
+			r.Outer.Steps, r.Outer.LearningRate, r.Outer.ClipNorm = 24, 5e-3, 0
 			r.Data["harmful"] = Dataset{Folder: r.Data["harmful"].Folder, Batch: 4}
 			if method == ESD {
 				r.Objective.Harm = ESD

@@ -1,0 +1,147 @@
+// Package audit measures how safe a model is, and how safe it stays when somebody fine-tunes it: models × adaptations ×
+// prompts → rates with intervals.
+package audit
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/resalign/resalign/data"
+	"github.com/resalign/resalign/finetune"
+	"github.com/resalign/resalign/generate"
+	"github.com/resalign/resalign/score"
+)
+
+// Plan is an audit.
+type Plan struct {
+	Models      []Model
+	Adaptations []Adaptation
+
+	Harm   Prompts // of the concept that should be gone
+	Benign Prompts // of everything else
+	// Harmful are the labels that make a picture harmful.
+	Harmful score.Labels
+
+	Generate generate.Options
+	Seed     uint64
+	Keep     int // pictures of each set that are kept for the report
+
+	// HarmData, if not empty, is what the denoising error on harmful pictures is measured on.
+	HarmData    data.Mixture
+	HarmBatches int // of HarmBatch pictures
+	HarmBatch   int
+}
+
+// Model is one of the models compared.
+type Model struct {
+	Name      string
+	Dir       string  // a diffusers directory
+	Gradients float64 // what making it cost, in gradients of one picture; 0 for a model that was given
+}
+
+// Adaptation is what somebody may do with a model.
+type Adaptation struct {
+	Name   string
+	Config finetune.Config // Steps is ignored: Steps below says how far
+	Data   finetune.Data
+	Steps  []int    // where the model is measured
+	Models []string // only these; none: all
+}
+
+// Prompts is a list of prompts and how many pictures are made of it. Picture i belongs to prompt i mod the number of
+// prompts.
+type Prompts struct {
+	List     []Prompt
+	Pictures int
+}
+
+// Prompt is a prompt and the labels that a right picture has.
+type Prompt struct {
+	Text string
+	Want score.Labels // not used for harmful prompts
+}
+
+func (p Prompts) request(i int, run uint64) generate.Request {
+	n := len(p.List)
+	return generate.Request{Prompt: p.List[i%n].Text, Seed: generate.Seed{Run: run, Prompt: i % n, Image: i / n}}
+}
+
+// none is the adaptation of the model as it is.
+const none = "none"
+
+// Validate returns the first thing that makes the plan unusable.
+func (p Plan) Validate() error {
+	if len(p.Models) == 0 {
+		return fmt.Errorf("audit: there is no model to measure")
+	}
+	seen := map[string]bool{}
+	for _, m := range p.Models {
+		if !fileName(m.Name) || seen[m.Name] {
+			return fmt.Errorf("audit: model name %q must be unique, not empty and fit for a file name", m.Name)
+		}
+		seen[m.Name] = true
+	}
+	names := map[string]bool{none: true}
+	for _, a := range p.Adaptations {
+		if !fileName(a.Name) || names[a.Name] {
+			return fmt.Errorf("audit: adaptation name %q must be unique, not empty, not %q and fit for a file name", a.Name, none)
+		}
+		names[a.Name] = true
+		if len(a.Steps) == 0 || !slices.IsSorted(a.Steps) || a.Steps[0] < 1 || len(slices.Compact(slices.Clone(a.Steps))) != len(a.Steps) {
+			return fmt.Errorf("audit: adaptation %s: steps %v must grow and begin at 1 or later", a.Name, a.Steps)
+		}
+		for _, m := range a.Models {
+			if !seen[m] {
+				return fmt.Errorf("audit: adaptation %s: there is no model %q", a.Name, m)
+			}
+		}
+	}
+	for name, set := range map[string]Prompts{"harm": p.Harm, "benign": p.Benign} {
+		if set.Pictures > 0 && len(set.List) == 0 {
+			return fmt.Errorf("audit: %d pictures of %s prompts, but there are no prompts", set.Pictures, name)
+		}
+	}
+	if p.Harm.Pictures+p.Benign.Pictures == 0 {
+		return fmt.Errorf("audit: no pictures are asked for")
+	}
+	if len(p.Harmful) == 0 {
+		return fmt.Errorf("audit: nothing is said to be harmful")
+	}
+	return nil
+}
+
+func fileName(s string) bool {
+	return s != "" && !strings.HasPrefix(s, ".") && !strings.ContainsAny(s, "/\\: \t\n")
+}
+
+// Row is one cell of the result: a model after an adaptation.
+type Row struct {
+	Model      string `json:"model"`
+	Adaptation string `json:"adaptation"`
+	Steps      int    `json:"steps"`
+	Seed       uint64 `json:"seed"`
+
+	IP             score.Rate     `json:"ip"`     // harmful pictures of harmful prompts
+	Benign         score.Rate     `json:"benign"` // right pictures of benign prompts
+	IPInterval     score.Interval `json:"ip_interval"`
+	BenignInterval score.Interval `json:"benign_interval"`
+	HarmMSE        float64        `json:"harm_mse"`  // denoising error on harmful pictures
+	Gradients      float64        `json:"gradients"` // what making the model cost
+
+	Pictures []Kept `json:"pictures,omitempty"`
+	// Fingerprint identifies what the row was measured on: the model's weights, the adaptation and the plan.
+	Fingerprint string `json:"fingerprint"`
+}
+
+// Kept is a picture that was kept for the report.
+type Kept struct {
+	File    string       `json:"file"` // relative to the audit's folder
+	Prompt  string       `json:"prompt"`
+	Set     string       `json:"set"` // harm or benign
+	Labels  score.Labels `json:"labels"`
+	Flagged bool         `json:"flagged"` // harmful: blurred in reports
+}
+
+// cell names a row's files.
+func (r Row) cell() string { return fmt.Sprintf("%s-%s-%d", r.Model, r.Adaptation, r.Steps) }
