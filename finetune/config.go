@@ -90,7 +90,9 @@ func (c Config) Problems() []Problem {
 	if err := c.optimizer().Validate(); err != nil {
 		bad("optimizer", "%v", err)
 	}
-	if err := c.schedule().Validate(); err != nil {
+	schedule := c.schedule()
+	schedule.WarmupSteps = max(0, schedule.WarmupSteps) // reported above under its own key
+	if err := schedule.Validate(); err != nil {
 		bad("schedule", "%v", err)
 	}
 	notNegative := func(key string, value float64) {
@@ -137,5 +139,9 @@ func (c Config) optimizer() train.Optimizer {
 }
 
 func (c Config) schedule() train.Schedule {
-	return train.Schedule{Kind: c.Schedule, WarmupSteps: c.WarmupSteps, Power: 1}
+	s := train.Schedule{Kind: c.Schedule, WarmupSteps: c.WarmupSteps}
+	if c.Schedule == train.PolynomialSchedule {
+		s.Power = 1
+	}
+	return s
 }

@@ -3,12 +3,12 @@ package finetune
 import (
 	"context"
 	"fmt"
-	"math"
 	"slices"
 
 	"github.com/resalign/resalign/data"
 	"github.com/resalign/resalign/denoise"
 	"github.com/resalign/resalign/engine"
+	"github.com/resalign/resalign/hypergrad"
 	"github.com/resalign/resalign/sd"
 	"github.com/resalign/resalign/train"
 	"github.com/resalign/resalign/weights"
@@ -97,6 +97,9 @@ func (j *job) prepareData(ctx context.Context, d Data, h Hooks) error {
 	if resolution == 0 {
 		resolution = j.model.Resolution()
 	}
+	if c.Method != DreamBooth && len(d.Prior) > 0 {
+		return fmt.Errorf("fine-tuning: prior pictures were given, but method %s has no use for them; leave them out or use %s", c.Method, DreamBooth)
+	}
 	pictures := d.Pictures
 	if c.Method == DreamBooth {
 		pictures = slices.Clone(pictures)
@@ -143,8 +146,9 @@ func (j *job) prepareNetwork(start *sd.Params) (err error) {
 		if j.adapter, err = sd.NewAdapter(layers, c.Rank, c.scale()); err != nil {
 			return err
 		}
-		// As in PEFT: the down factor is random, the up factor zero, so that training starts from the model itself.
-		factors := j.adapter.Draw(c.Seed, 1/math.Sqrt(float64(c.Rank)), 0)
+		// As in diffusers' LoRA: the down factor has standard deviation 1/rank, the up factor is zero, so that training
+		// starts from the model itself.
+		factors := j.adapter.Draw(c.Seed, 1/float64(c.Rank), 0)
 		j.initial = factors.Tensors
 		groups = append(groups, factors.Tensors)
 		j.net = denoise.NewNetwork(j.model, j.adapter)
@@ -171,6 +175,7 @@ func (c Config) scale() float64 {
 func (j *job) step(ctx context.Context, step int) (map[string]any, error) {
 	c := j.config
 	var gradient denoise.Vector
+	defer func() { gradient.Free() }() // what an error leaves; the descent uses it up
 	loss := 0.0
 	for k := range c.Accumulation {
 		batch, err := j.batch(ctx, step*c.Accumulation+k)
@@ -226,7 +231,12 @@ func (j *job) updateAverage() (err error) {
 	if previous == nil {
 		previous = j.descent.Selected()
 	}
-	next, err := j.space.Mix(rate, previous, 1-rate, j.descent.Selected())
+	// previous + rate·(new − previous): two coefficients that float32 does not let add up to 1 would let a slow average drift.
+	next, err := j.space.Combine(
+		hypergrad.Term[denoise.Vector]{Coefficient: 1, Vector: previous},
+		hypergrad.Term[denoise.Vector]{Coefficient: -rate, Vector: previous},
+		hypergrad.Term[denoise.Vector]{Coefficient: rate, Vector: j.descent.Selected()},
+	)
 	if err != nil {
 		return err
 	}
@@ -258,7 +268,8 @@ func (j *job) restore(steps int, source weights.Source, _ func(any) error) error
 	if j.config.EMADecay == 0 || steps == 0 {
 		return nil
 	}
-	for _, s := range j.selected.Specs(j.net) {
+	like := j.descent.Selected()
+	for i, s := range j.selected.Specs(j.net) {
 		t, err := source.Tensor("average." + s.Name)
 		if err != nil {
 			return fmt.Errorf("checkpoint: %w", err)
@@ -266,6 +277,9 @@ func (j *job) restore(steps int, source weights.Source, _ func(any) error) error
 		values, err := t.Float32()
 		if err != nil {
 			return fmt.Errorf("checkpoint: %w", err)
+		}
+		if !slices.Equal(t.Shape, engine.Shape(like[i])) {
+			return fmt.Errorf("checkpoint: average.%s is %v, not %v", s.Name, t.Shape, engine.Shape(like[i]))
 		}
 		j.average = append(j.average, engine.Float32s(values, t.Shape...))
 	}

@@ -113,6 +113,9 @@ func richardsonStep[V any](ctx context.Context, system System[V], mu float64, k 
 	return next, step, nil
 }
 
+// roundingStep is the share of the first step below which a step is rounding noise in single precision.
+const roundingStep = 1e-6
+
 // judgeRichardson sets Contraction, Converging and Note from the known steps.
 func (r *Report) judgeRichardson(steps []float64) {
 	n := len(steps)
@@ -125,7 +128,8 @@ func (r *Report) judgeRichardson(steps []float64) {
 		return
 	}
 	r.Contraction = steps[n-1] / steps[n-2]
-	r.Converging = r.Contraction < 1
+	// Below the rounding of float32 products steps no longer shrink, and there is nothing left to gain.
+	r.Converging = r.Contraction < 1 || steps[n-1] <= roundingStep*steps[0]
 	if !r.Converging {
 		r.Note = fmt.Sprintf("Richardson does not contract: the last step is %.3g times the one before; "+
 			"lower γ or the damping, or use conjugate gradient", r.Contraction)

@@ -38,11 +38,12 @@ type Loop struct {
 	Warn func(string)
 }
 
-// resume returns the number of steps that a checkpoint has already, and restores it.
+// resume restores the newest checkpoint and returns the number of steps that it has behind it, or none if there is no
+// checkpoint.
 func (l *Loop) resume(checkpoints *Checkpoints) (done int, err error) {
 	latest, skipped, err := checkpoints.Latest()
 	if err != nil {
-		return 0, err
+		return none, err
 	}
 	for _, s := range skipped {
 		if l.Warn != nil {
@@ -50,36 +51,34 @@ func (l *Loop) resume(checkpoints *Checkpoints) (done int, err error) {
 		}
 	}
 	if latest == nil {
-		return 0, nil
+		return none, nil
 	}
 	source, err := latest.Tensors()
 	if err != nil {
-		return 0, err
+		return none, err
 	}
 	err = l.Restore(latest.Step, source, latest.State)
 	return latest.Step, errors.Join(err, source.Close())
 }
 
+// none stands for the step of a checkpoint that does not exist; step 0 has one when a run was stopped before it began.
+const none = -1
+
 // Do does the steps that are left. A step that fails ends the run; what earlier checkpoints hold stays. It returns
 // ErrInterrupted when Finish was closed before the last step.
 func (l *Loop) Do(ctx context.Context) (err error) {
-	done, saved := 0, -1
+	done, saved := 0, none
 	var checkpoints *Checkpoints
 	var log *EventLog
 	if l.Run != nil {
 		if checkpoints, err = OpenCheckpoints(l.Run.CheckpointsPath(), max(1, l.Keep)); err != nil {
 			return err
 		}
-		if done, err = l.resume(checkpoints); err != nil {
+		if saved, err = l.resume(checkpoints); err != nil {
 			return err
 		}
-		after := done
-		if done == 0 {
-			after = -1
-		} else {
-			saved = done
-		}
-		if log, err = OpenEventLog(l.Run.EventsPath(), after); err != nil {
+		done = max(0, saved)
+		if log, err = OpenEventLog(l.Run.EventsPath(), saved); err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, log.Close()) }()
@@ -95,13 +94,19 @@ func (l *Loop) Do(ctx context.Context) (err error) {
 		if err := log.Sync(); err != nil {
 			return err
 		}
+		if err := checkpoints.Save(done, tensors, state); err != nil {
+			return err
+		}
 		saved = done
-		return checkpoints.Save(done, tensors, state)
+		return nil
 	}
 	for done < l.Steps {
 		select {
 		case <-l.Finish:
-			return errors.Join(ErrInterrupted, save())
+			if err := save(); err != nil {
+				return err
+			}
+			return ErrInterrupted
 		default:
 		}
 		if err := ctx.Err(); err != nil {

@@ -136,7 +136,7 @@ func (t *trainer) prepareData(ctx context.Context, h Hooks) error {
 		}
 		total += sets[name].Size()
 	}
-	for name := range r.Data {
+	for _, name := range slices.Sorted(maps.Keys(r.Data)) {
 		if !needed[name] {
 			h.warn(fmt.Sprintf("recipe: data.%s is not used by method %s and was not read", name, r.Method))
 		}

@@ -1,0 +1,38 @@
+# Builds and checks resalign. Needs Go 1.26 or newer; the version that go.mod names is fetched by Go itself.
+
+export GOTOOLCHAIN := go1.27.3
+export GOEXPERIMENT := simd
+export CGO_ENABLED := 0
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+BIN := bin/resalign
+
+.PHONY: help build test check demo bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build bin/resalign
+	go build -trimpath -buildvcs=false -ldflags '-X main.version=$(VERSION)' -o $(BIN) ./cmd/resalign
+
+test: ## run all tests
+	go test ./...
+
+check: ## run vet, staticcheck and gofumpt
+	go vet ./...
+	go tool staticcheck ./...
+	@unformatted="$$(go tool gofumpt -l .)" || exit 1; \
+	if [ -n "$$unformatted" ]; then echo "not formatted as gofumpt does:"; echo "$$unformatted"; exit 1; fi
+
+demo: build ## unlearn, fine-tune and generate with the small model of the repository, into demo/
+	rm -rf demo
+	$(BIN) unlearn examples/tiny/recipe.toml
+	$(BIN) finetune --model demo/unlearned/model --data examples/tiny/people --method lora --steps 10 --out demo/finetuned
+	$(BIN) generate --model demo/finetuned/model --prompt "a red star on a white background" --prompt "a blue square on a white background" --images 2 --out demo/pictures
+	$(BIN) inspect demo/unlearned/lora.safetensors
+
+bench: build ## time the small UNet
+	$(BIN) bench --preset small --what forward,generate,lora-step,step,lora-hvp,hvp
+
+clean: ## remove what make makes
+	rm -rf bin demo

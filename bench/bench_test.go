@@ -1,0 +1,137 @@
+package bench
+
+import (
+	"context"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/resalign/resalign/denoise"
+	"github.com/resalign/resalign/engine"
+	"github.com/resalign/resalign/sd"
+)
+
+// TestParameterCounts compares the UNets with the sizes of the checkpoints they describe.
+func TestParameterCounts(t *testing.T) {
+	want := map[string]int{"small": 4_192_900, "sd14": 859_520_964, "sd14-256": 859_520_964, "sdxl": 2_567_463_684}
+	for _, p := range presets() {
+		n := 0
+		for _, s := range sd.NewUNet(p.unet).Specs() {
+			n += s.Size()
+		}
+		if n != want[p.name] {
+			t.Errorf("%s has %d parameters, not %d", p.name, n, want[p.name])
+		}
+		if err := p.unet.CheckLatents(p.side, p.side); err != nil {
+			t.Errorf("%s: %v", p.name, err)
+		}
+	}
+}
+
+func tiny(xl bool) preset {
+	u := sd.SmallUNet()
+	u.Channels, u.ContextWidth = []int{16, 32}, 16
+	if xl {
+		u.TextTime, u.TimeIDWidth, u.AddedInputDim = true, 8, 6*8+16
+	}
+	return preset{"tiny", u, 2, 8}
+}
+
+func TestEveryWork(t *testing.T) {
+	e, err := engine.Open("go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	for _, xl := range []bool{false, true} {
+		c, err := newCase(e, tiny(xl))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.free()
+		for _, what := range Works() {
+			m, err := c.measure(t.Context(), what, 3)
+			if err != nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+			if m.What != what || m.Best <= 0 || m.Median < m.Best {
+				t.Errorf("%s: %+v", what, m)
+			}
+		}
+	}
+}
+
+// TestStepGoesDown shows that the measured steps train: the loss falls, and the original weights stay.
+func TestStepGoesDown(t *testing.T) {
+	e, err := engine.Open("go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	c, err := newCase(e, tiny(false))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.free()
+	net, s, p, free, err := c.network(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer free()
+	loss := func(p denoise.Point) float64 {
+		x, err := net.Value(t.Context(), p, denoise.Loss{}, c.batch)
+		if err != nil || math.IsNaN(x) {
+			t.Fatal(x, err)
+		}
+		return x
+	}
+	before := loss(p)
+	work, descent, err := c.stepping(net, s, p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer descent.Free()
+	for range 20 {
+		if err := work(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if now := loss(p); now != before {
+		t.Errorf("the loss at the original weights went from %v to %v", before, now)
+	}
+	if after := loss(descent.Point()); after >= before {
+		t.Errorf("20 steps brought the loss from %v to %v", before, after)
+	}
+}
+
+func TestOptions(t *testing.T) {
+	good := Options{Preset: "small", What: Works(), Repeat: 1}
+	if err := good.Validate(); err != nil {
+		t.Error(err)
+	}
+	for part, change := range map[string]func(*Options){
+		"preset":        func(o *Options) { o.Preset = "" },
+		"nothing":       func(o *Options) { o.What = nil },
+		"be measured":   func(o *Options) { o.What = []string{"x"} },
+		"repetition":    func(o *Options) { o.Repeat = 0 },
+		"batches of -1": func(o *Options) { o.Batch = -1 },
+	} {
+		o := good
+		o.What = slices.Clone(good.What)
+		change(&o)
+		if err := o.Validate(); err == nil || !strings.Contains(err.Error(), part) {
+			t.Errorf("%+v: %v", o, err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	e, err := engine.Open("go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	if _, err := Run(ctx, e, Options{Preset: "small", What: []string{Forward}, Repeat: 1}); err == nil {
+		t.Error("a cancelled run went on")
+	}
+}

@@ -1,0 +1,250 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"math"
+
+	"github.com/resalign/resalign/denoise"
+	"github.com/resalign/resalign/diffusion"
+	"github.com/resalign/resalign/engine"
+	"github.com/resalign/resalign/nn"
+	"github.com/resalign/resalign/random"
+	"github.com/resalign/resalign/sd"
+	"github.com/resalign/resalign/train"
+)
+
+const (
+	tokens       = 77 // of a prompt
+	loraRank     = 4
+	learningRate = 1e-4
+	sampleSteps  = 30
+	guidance     = 7.5
+)
+
+// workload is a UNet with random weights and a batch of random latents.
+type workload struct {
+	preset preset
+	model  *sd.Model
+	batch  *denoise.Batch
+}
+
+func newCase(e *engine.Engine, p preset) (*workload, error) {
+	m := &sd.Model{Engine: e, UNet: sd.NewUNet(p.unet), XL: p.unet.TextTime}
+	m.UNetParams = randomParams(m.UNet.Specs())
+	c := &workload{preset: p, model: m}
+	s := random.New(0, "bench")
+	steps := make([]float32, p.batch)
+	for i := range steps {
+		steps[i] = float32(s.IntN(1000))
+	}
+	latents := []int{p.batch, p.unet.InChannels, p.side, p.side}
+	c.batch = &denoise.Batch{
+		Noisy: normals(s, latents...), Target: normals(s, latents...), Timesteps: engine.Float32s(steps, p.batch),
+		Context: normals(s, p.batch, tokens, p.unet.ContextWidth), Weights: constant(1/float32(p.batch), p.batch),
+	}
+	if m.XL {
+		c.batch.Pooled = normals(s, p.batch, p.unet.PooledWidth())
+		c.batch.TimeIDs = constant(0, p.batch, 6)
+	}
+	return c, nil
+}
+
+func (c *workload) free() {
+	c.batch.Free()
+	c.model.UNetParams.Free()
+}
+
+// randomParams is sd.RandomParams one tensor at a time: the largest UNets would not fit into memory twice.
+func randomParams(specs []nn.Spec) *sd.Params {
+	p := &sd.Params{Specs: specs}
+	for i := range specs {
+		p.Tensors = append(p.Tensors, sd.RandomParams(specs[i:i+1], 0).Tensors...)
+	}
+	return p
+}
+
+func normals(s *random.Stream, shape ...int) *engine.Tensor {
+	return engine.Float32s(s.Normals(size(shape)), shape...)
+}
+
+func constant(value float32, shape ...int) *engine.Tensor {
+	values := make([]float32, size(shape))
+	for i := range values {
+		values[i] = value
+	}
+	return engine.Float32s(values, shape...)
+}
+
+func size(shape []int) int {
+	n := 1
+	for _, d := range shape {
+		n *= d
+	}
+	return n
+}
+
+// prepare sets one kind of work up; done releases what it holds.
+func (c *workload) prepare(what string) (work func(context.Context) error, done func(), err error) {
+	net, selection, point, free, err := c.network(what == LoRAStep || what == LoRAHessianProduct)
+	if err != nil {
+		return nil, nil, err
+	}
+	switch what {
+	case Forward:
+		return func(ctx context.Context) error {
+			loss, err := net.Value(ctx, point, denoise.Loss{}, c.batch)
+			if err == nil {
+				err = train.CheckFinite("loss", loss, 1)
+			}
+			return err
+		}, free, nil
+	case Step, LoRAStep:
+		work, descent, err := c.stepping(net, selection, point)
+		if err != nil {
+			free()
+			return nil, nil, err
+		}
+		return work, func() { descent.Free(); free() }, nil
+	case HessianProduct, LoRAHessianProduct:
+		v := direction(selection.Specs(net))
+		return func(ctx context.Context) error {
+			product, err := net.HessianProduct(ctx, point, selection, denoise.Loss{}, c.batch, v)
+			product.Free()
+			return err
+		}, func() { v.Free(); free() }, nil
+	case Generate:
+		return c.generating(net, point), free, nil
+	}
+	free()
+	return nil, nil, fmt.Errorf("there is no work called %q", what)
+}
+
+// network is the UNet, with an adapter if asked for, and what is trained of it.
+func (c *workload) network(lora bool) (net *denoise.Network, s denoise.Selection, p denoise.Point, free func(), err error) {
+	if !lora {
+		net = denoise.NewNetwork(c.model)
+		p, err = net.Point(c.model.UNetParams.Tensors)
+		return net, net.Group(0), p, net.Free, err
+	}
+	layers, err := c.model.AttentionLayers()
+	if err != nil {
+		return nil, s, nil, nil, err
+	}
+	adapter, err := sd.NewAdapter(layers, loraRank, 1)
+	if err != nil {
+		return nil, s, nil, nil, err
+	}
+	factors := adapter.Draw(0, 0.01, 0.01)
+	net = denoise.NewNetwork(c.model, adapter)
+	p, err = net.Point(c.model.UNetParams.Tensors, factors.Tensors)
+	return net, net.Group(1), p, func() { net.Free(); factors.Free() }, err
+}
+
+// stepping goes down the loss by Adam, from one repetition to the next.
+func (c *workload) stepping(net *denoise.Network, s denoise.Selection, p denoise.Point) (func(context.Context) error, *denoise.Descent, error) {
+	optimizer, err := train.DefaultOptimizer(train.Adam, learningRate)
+	if err != nil {
+		return nil, nil, err
+	}
+	descent, err := denoise.NewDescent(net, s, optimizer, p)
+	if err != nil {
+		return nil, nil, err
+	}
+	return func(ctx context.Context) error {
+		_, gradient, err := net.Gradient(ctx, descent.Point(), s, denoise.Loss{}, c.batch)
+		if err != nil {
+			return err
+		}
+		return descent.Step(ctx, gradient, 1, 1)
+	}, descent, nil
+}
+
+func direction(specs []nn.Spec) denoise.Vector {
+	var v denoise.Vector
+	for _, s := range specs {
+		v = append(v, normals(random.New(1, "direction", s.Name), s.EngineShape()...))
+	}
+	return v
+}
+
+// generating walks from noise to latents with guidance, the whole batch at once: each call of the network sees it twice,
+// without and with the prompt.
+func (c *workload) generating(net *denoise.Network, p denoise.Point) func(context.Context) error {
+	return func(ctx context.Context) error {
+		config := diffusion.StableDiffusion()
+		sampler, err := diffusion.NewSampler(config, "ddim", sampleSteps)
+		if err != nil {
+			return err
+		}
+		b, err := c.guided()
+		if err != nil {
+			return err
+		}
+		defer b.Free()
+		x, err := engine.Values(c.batch.Noisy)
+		if err != nil {
+			return err
+		}
+		n, unet := len(x), c.preset.unet
+		for i, t := range sampler.Timesteps() {
+			scaled := sampler.ScaleModelInput(x, i)
+			engine.Free(b.Noisy, b.Timesteps)
+			b.Noisy = engine.Float32s(append(append(make([]float32, 0, 2*n), scaled...), scaled...), 2*c.preset.batch, unet.InChannels, c.preset.side, c.preset.side)
+			b.Timesteps = constant(float32(t), 2*c.preset.batch)
+			out, err := net.Predict(ctx, p, b)
+			if err != nil {
+				return err
+			}
+			values, err := engine.Values(out)
+			engine.Free(out)
+			if err != nil {
+				return err
+			}
+			mixed := make([]float32, n)
+			for k := range mixed {
+				mixed[k] = values[k] + guidance*(values[n+k]-values[k])
+			}
+			x = sampler.Step(mixed, i, x)
+		}
+		return train.CheckFinite("latents", norm(x), sampleSteps)
+	}
+}
+
+// guided is a batch twice the size whose first half has no prompt.
+func (c *workload) guided() (*denoise.Batch, error) {
+	twice := func(t *engine.Tensor, zeroFirst bool) (*engine.Tensor, error) {
+		if t == nil {
+			return nil, nil
+		}
+		values, err := engine.Values(t)
+		if err != nil {
+			return nil, err
+		}
+		first := values
+		if zeroFirst {
+			first = make([]float32, len(values))
+		}
+		shape := append([]int(nil), engine.Shape(t)...)
+		shape[0] *= 2
+		return engine.Float32s(append(append([]float32(nil), first...), values...), shape...), nil
+	}
+	b := &denoise.Batch{}
+	var err error
+	if b.Context, err = twice(c.batch.Context, true); err != nil {
+		return nil, err
+	}
+	if b.Pooled, err = twice(c.batch.Pooled, false); err != nil {
+		return nil, err
+	}
+	b.TimeIDs, err = twice(c.batch.TimeIDs, false)
+	return b, err
+}
+
+func norm(x []float32) float64 {
+	sum := 0.0
+	for _, v := range x {
+		sum += float64(v) * float64(v)
+	}
+	return math.Sqrt(sum)
+}

@@ -1,0 +1,70 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/resalign/resalign/bench"
+	"github.com/resalign/resalign/train"
+)
+
+func newBench() *cobra.Command {
+	c := &console{}
+	var e engineFlags
+	var what []string
+	o := bench.Options{Preset: "small", Repeat: 5}
+	cmd := &cobra.Command{
+		Use:   "bench",
+		Short: "Measure the speed of the steps that training and sampling consist of",
+		Long: `Bench times the UNet of a known model with random weights:
+
+  forward    the denoising loss
+  step       the loss, its gradient and an Adam step over all weights
+  lora-step  the same over an adapter of rank 4 on q, k, v and out of every attention
+  hvp        an exact Hessian–vector product over all weights
+  lora-hvp   the same over the adapter
+  generate   30 DDIM steps with guidance
+
+and prints the best and the median of several repetitions, and the largest memory of the process so far.`,
+		Example: "  resalign bench\n  resalign bench --preset sd14-256 --what forward,lora-step --repeat 3 --json",
+		Args:    noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o.What = what
+			if err := o.Validate(); err != nil {
+				return misuse(cmd, "%w", err)
+			}
+			eng, closeEngine, err := e.open(cmd)
+			if err != nil {
+				return err
+			}
+			defer closeEngine()
+			o.OnStart = func(what string) { c.say(what + " …") }
+			report, err := bench.Run(cmd.Context(), eng, o)
+			if err != nil {
+				return err
+			}
+			return c.result(report, func(w io.Writer) { writeBench(w, report) })
+		},
+	}
+	addConsole(cmd, c)
+	e.add(cmd, "auto", "what computes, such as go")
+	cmd.Flags().StringVar(&o.Preset, "preset", o.Preset, "the UNet: "+strings.Join(bench.Presets(), ", "))
+	cmd.Flags().StringSliceVar(&what, "what", []string{bench.Forward, bench.Step, bench.HessianProduct}, "what to measure: "+strings.Join(bench.Works(), ","))
+	cmd.Flags().IntVar(&o.Repeat, "repeat", o.Repeat, "repetitions, after one that does not count")
+	cmd.Flags().IntVar(&o.Batch, "batch", 0, "latents per batch (0: the preset's)")
+	return cmd
+}
+
+func writeBench(w io.Writer, r *bench.Report) {
+	fmt.Fprintf(w, "%s: %s parameters, latents [%d, 4, %d, %d], %s\n", r.Preset, grouped(int64(r.Parameters)), r.Batch, r.Latent, r.Latent, r.Engine)
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "\tbest s\tmedian s\tpeak memory")
+	for _, m := range r.Measurements {
+		fmt.Fprintf(t, "%s\t%.3f\t%.3f\t%s\n", m.What, m.Best, m.Median, train.FormatBytes(m.PeakBytes))
+	}
+	_ = t.Flush() // a closed output does not change what was measured
+}

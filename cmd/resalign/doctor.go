@@ -1,0 +1,201 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/cpu"
+
+	"github.com/resalign/resalign/ad"
+	"github.com/resalign/resalign/engine"
+	"github.com/resalign/resalign/train"
+)
+
+func newDoctor() *cobra.Command {
+	c := &console{}
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Show engines, processor and memory, and what is missing",
+		Long: `Doctor looks at what this program can compute with, tries each engine on a small product whose result is known, and
+says what is missing and how to get it. It fails only if something does not work.`,
+		Example: "  resalign doctor\n  resalign doctor --json",
+		Args:    noArguments,
+		RunE: func(*cobra.Command, []string) error {
+			d := diagnose()
+			if err := c.result(d, d.write); err != nil {
+				return err
+			}
+			for _, e := range d.Engines {
+				if e.Error != "" {
+					return fmt.Errorf("engine %s does not work: %s", e.Name, e.Error)
+				}
+			}
+			return nil
+		},
+	}
+	addConsole(cmd, c)
+	return cmd
+}
+
+// diagnosis is what the machine and the program are able to do.
+type diagnosis struct {
+	Version string            `json:"version"`
+	Go      string            `json:"go"`
+	System  string            `json:"system"`
+	SIMD    string            `json:"simd"`
+	Vectors []string          `json:"vector_instructions"` // of the processor
+	CPUs    int               `json:"cpus"`
+	Threads int               `json:"threads"`
+	Memory  int64             `json:"memory_bytes,omitempty"`
+	Free    int64             `json:"memory_available_bytes,omitempty"`
+	Engines []engineDiagnosis `json:"engines"`
+	Missing []string          `json:"missing"`
+}
+
+type engineDiagnosis struct {
+	Name        string  `json:"name"`
+	Description string  `json:"description,omitempty"`
+	GFLOPS      float64 `json:"matmul_gflops,omitempty"`
+	Error       string  `json:"error,omitempty"`
+}
+
+func diagnose() diagnosis {
+	d := diagnosis{
+		Version: programVersion(), Go: runtime.Version(), System: runtime.GOOS + "/" + runtime.GOARCH,
+		SIMD: engine.SIMD(), Vectors: vectorInstructions(), CPUs: runtime.NumCPU(), Threads: runtime.GOMAXPROCS(0),
+		Engines: []engineDiagnosis{tryEngine("go")}, Missing: []string{},
+	}
+	d.Memory, d.Free = memory()
+	if d.SIMD != "on" {
+		d.Missing = append(d.Missing, "vector instructions: this program was built without them and computes many times slower; build it with `make build`, or with GOEXPERIMENT=simd set")
+	}
+	if runtime.GOARCH == "amd64" && !cpu.X86.HasAVX2 {
+		d.Missing = append(d.Missing, "AVX2: this processor lacks it, so the Go engine computes without vector instructions; use a newer processor")
+	}
+	d.Missing = append(d.Missing, "XLA: this build has no XLA engine, which would use GPUs; with the Go engine a full-size model takes hours to days, so start with small pictures and few steps")
+	return d
+}
+
+func vectorInstructions() []string {
+	found := []string{}
+	for _, x := range []struct {
+		name string
+		has  bool
+	}{
+		{"AVX", cpu.X86.HasAVX},
+		{"AVX2", cpu.X86.HasAVX2},
+		{"FMA", cpu.X86.HasFMA},
+		{"AVX-512F", cpu.X86.HasAVX512F},
+		{"NEON", cpu.ARM64.HasASIMD},
+		{"SVE", cpu.ARM64.HasSVE},
+	} {
+		if x.has {
+			found = append(found, x.name)
+		}
+	}
+	return found
+}
+
+// tryEngine multiplies two matrices whose product is known, and times it.
+func tryEngine(name string) engineDiagnosis {
+	d := engineDiagnosis{Name: name}
+	e, err := engine.Open(name)
+	if err != nil {
+		d.Error = err.Error()
+		return d
+	}
+	defer e.Close()
+	d.Description = e.Description()
+	const side = 1024
+	product, err := ad.Compile(e, "trial product", func(_ *ad.Tape, in []*ad.Value) []*ad.Value {
+		return []*ad.Value{ad.MatMul(in[0], in[1], false, false)}
+	})
+	if err != nil {
+		d.Error = err.Error()
+		return d
+	}
+	defer product.Free()
+	// With aᵢₖ = i and bₖⱼ = j every element is 1024·i·j, which float32 holds exactly for these factors.
+	a, b := make([]float32, side*side), make([]float32, side*side)
+	for i := range side {
+		for k := range side {
+			a[i*side+k], b[i*side+k] = float32(i%32), float32(k%32)
+		}
+	}
+	left, right := engine.Float32s(a, side, side), engine.Float32s(b, side, side)
+	defer engine.Free(left, right)
+	best := math.Inf(1)
+	for range 4 {
+		start := time.Now()
+		out, err := product.Call(left, right)
+		if err != nil {
+			d.Error = err.Error()
+			return d
+		}
+		best = min(best, time.Since(start).Seconds())
+		values, err := engine.Values(out[0])
+		engine.Free(out...)
+		if err != nil {
+			d.Error = err.Error()
+			return d
+		}
+		for at, v := range values {
+			if want := float32(side * (at / side % 32) * (at % side % 32)); v != want {
+				d.Error = fmt.Sprintf("a product of matrices is wrong: %v instead of %v; the processor or this build is faulty", v, want)
+				return d
+			}
+		}
+	}
+	d.GFLOPS = math.Round(2 * side * side * side / best / 1e9)
+	return d
+}
+
+// memory is what the system has and what is free, in bytes; zero where it does not say.
+func memory() (total, free int64) {
+	content, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0, 0
+	}
+	for line := range strings.Lines(string(content)) {
+		fields := strings.Fields(line)
+		if len(fields) < 2 {
+			continue
+		}
+		kilobytes, err := strconv.ParseInt(fields[1], 10, 64)
+		if err != nil {
+			continue
+		}
+		switch fields[0] {
+		case "MemTotal:":
+			total = kilobytes << 10
+		case "MemAvailable:":
+			free = kilobytes << 10
+		}
+	}
+	return total, free
+}
+
+func (d diagnosis) write(w io.Writer) {
+	fmt.Fprintf(w, "program   resalign %s, %s, %s\n", d.Version, d.Go, d.System)
+	fmt.Fprintf(w, "processor %s, %s in use; SIMD %s; %s\n", count(d.CPUs, "CPU"), count(d.Threads, "thread"), d.SIMD, strings.Join(d.Vectors, ", "))
+	if d.Memory > 0 {
+		fmt.Fprintf(w, "memory    %s, %s available\n", train.FormatBytes(d.Memory), train.FormatBytes(d.Free))
+	}
+	for _, e := range d.Engines {
+		state := fmt.Sprintf("works, %.0f GFLOP/s in a product of matrices; %s", e.GFLOPS, e.Description)
+		if e.Error != "" {
+			state = "DOES NOT WORK: " + e.Error
+		}
+		fmt.Fprintf(w, "engine    %s: %s\n", e.Name, state)
+	}
+	for _, m := range d.Missing {
+		fmt.Fprintf(w, "missing   %s\n", m)
+	}
+}

@@ -1,0 +1,38 @@
+package main
+
+import (
+	"runtime"
+
+	"github.com/spf13/cobra"
+
+	"github.com/resalign/resalign/engine"
+)
+
+// engineFlags choose what computes, and on how many threads.
+type engineFlags struct {
+	spec    string
+	threads int
+}
+
+// add declares the flags; usage says what the engine's default is.
+func (f *engineFlags) add(cmd *cobra.Command, spec, usage string) {
+	cmd.Flags().StringVar(&f.spec, "engine", spec, usage)
+	cmd.Flags().IntVar(&f.threads, "threads", 0, "threads to compute with (0: all the machine has)")
+}
+
+// open opens the engine. close also gives the threads back.
+func (f *engineFlags) open(cmd *cobra.Command) (e *engine.Engine, close func(), err error) {
+	if f.threads < 0 {
+		return nil, nil, misuse(cmd, "--threads %d must not be below 0", f.threads)
+	}
+	before := runtime.GOMAXPROCS(f.threads) // 0 changes nothing
+	e, err = engine.Open(f.spec)
+	if err != nil {
+		runtime.GOMAXPROCS(before)
+		return nil, nil, err
+	}
+	return e, func() {
+		e.Close()
+		runtime.GOMAXPROCS(before)
+	}, nil
+}

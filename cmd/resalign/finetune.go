@@ -1,0 +1,182 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/resalign/resalign/finetune"
+	"github.com/resalign/resalign/train"
+)
+
+func newFinetune() *cobra.Command {
+	var (
+		c      = &console{}
+		engine engineFlags
+		typed  = defaultTuning(finetune.Full) // what was typed on top of the defaults of "full"
+		out    string
+		resume bool
+	)
+	cmd := &cobra.Command{
+		Use:   "finetune",
+		Short: "Fine-tune a model as its users do: all weights, LoRA or DreamBooth",
+		Long: `Finetune adapts a model to a folder of captioned pictures. The defaults are the published evaluation's downstream
+fine-tuning; with --method lora the learning rate is 1e-4, and with --method dreambooth pictures are not mirrored, unless
+these are given.
+
+The folder --out gets the resolved recipe, a log, checkpoints, previews, the adapted model as a diffusers directory in
+model/, and with --method lora the adapter as lora.safetensors. Where an average of the weights is kept (--ema-decay), the
+average is what is saved. Ctrl-C finishes the step, saves and says how to go on.`,
+		Example: `  resalign finetune --model runs/unlearned/model --data data/dogs --steps 200 --out runs/dogs
+  resalign finetune --model sd14 --data data/dogs --method lora --rank 8 --out runs/dogs-lora
+  resalign finetune --model sd14 --data data/me --method dreambooth --prior data/people --out runs/me
+  resalign finetune --model sd14 --data data/dogs --contaminate data/harmful --ratio 0.2 --out runs/mixed
+  resalign finetune --out runs/dogs --resume`,
+		Args: noArguments,
+	}
+	addConsole(cmd, c)
+	engine.add(cmd, "auto", "what computes, such as go")
+	flags := cmd.Flags()
+	flags.StringVar(&out, "out", "", "the run's folder, new or empty")
+	flags.BoolVar(&resume, "resume", false, "go on with the interrupted run in --out; other flags need not be repeated")
+	bindTuning(flags, &typed)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := needFlags(cmd, "out"); err != nil {
+			return err
+		}
+		t := defaultTuning(typed.Method)
+		if resume {
+			stored, err := storedTuning(out)
+			if err != nil {
+				return err
+			}
+			t = stored
+		}
+		if err := copyChanged(flags, &t); err != nil {
+			return err
+		}
+		if !resume {
+			if err := needFlags(cmd, "model", "data"); err != nil {
+				return err
+			}
+		}
+		if err := t.check(); err != nil {
+			return usageError{err}
+		}
+		e, closeEngine, err := engine.open(cmd)
+		if err != nil {
+			return err
+		}
+		defer closeEngine()
+		finish, ctx, stop := watchInterrupts(cmd, c, "step")
+		defer stop()
+		job := tuningJob{
+			engine: e, tuning: t, out: out, resume: resume, finish: finish, warn: c.warnOnce(),
+			onPrepare: func(done, total int) { c.progress("reading pictures", done, total, "") },
+			onEvent:   func(event train.Event) { c.progress("fine-tuning", event.Step, t.Steps, eventNote(event)) },
+			session:   train.Session{Program: programVersion(), Engine: e.Description(), Command: os.Args, Seeds: map[string]uint64{"seed": t.Seed}},
+		}
+		result, err := job.run(ctx)
+		c.endProgress()
+		if err != nil {
+			return stopped(err, tuningCommand(flags, out, isRun(out))...)
+		}
+		return c.result(result, func(w io.Writer) {
+			if result.Model != "" {
+				fmt.Fprintf(w, "model  %s\n", result.Model)
+			}
+			if result.LoRA != "" {
+				fmt.Fprintf(w, "LoRA   %s\n", result.LoRA)
+			}
+			fmt.Fprintf(w, "log    %s\n", result.Log)
+		})
+	}
+	return cmd
+}
+
+// bindTuning declares a flag for every setting of a fine-tuning.
+func bindTuning(f *pflag.FlagSet, t *tuning) {
+	f.StringVar(&t.Model, "model", t.Model, "the model, a diffusers directory")
+	f.StringVar(&t.LoRA, "lora", t.LoRA, "an adapter to merge into the model first")
+	f.StringVar(&t.Data, "data", t.Data, "folder of captioned pictures; dreambooth: of pictures of the subject")
+	f.StringVar(&t.Prior, "prior", t.Prior, "dreambooth: folder of captioned pictures of the subject's class")
+	f.StringVar(&t.Contaminate, "contaminate", t.Contaminate, "folder of harmful captioned pictures to mix in")
+	f.Float64Var(&t.Ratio, "ratio", t.Ratio, "share of the draws that --contaminate has, from 0 to 1")
+	f.StringVar(&t.Cache, "cache", t.Cache, "folder that keeps encoded pictures and prompts between runs")
+	f.BoolVar(&t.NoMerge, "no-merge", t.NoMerge, "lora: write the adapter only, not the merged model")
+	f.IntVar(&t.CheckpointEvery, "checkpoint-every", t.CheckpointEvery, "steps between checkpoints; 0: only at the end and on Ctrl-C")
+	f.StringArrayVar(&t.Preview.Prompts, "preview-prompt", nil, "prompt of a preview picture (may be repeated)")
+	f.IntVar(&t.Preview.Every, "preview-every", t.Preview.Every, "steps between previews; 0: none")
+	f.IntVar(&t.Preview.Options.Steps, "preview-steps", t.Preview.Options.Steps, "sampling steps of previews")
+	f.Float64Var(&t.Preview.Options.Guidance, "preview-guidance", t.Preview.Options.Guidance, "guidance scale of previews")
+	f.StringVar(&t.Preview.Options.Scheduler, "preview-scheduler", t.Preview.Options.Scheduler, "sampler of previews (default: the model's own)")
+
+	c := &t.Config
+	f.StringVar(&c.Method, "method", c.Method, "what is trained: full, lora or dreambooth")
+	f.IntVar(&c.Steps, "steps", c.Steps, "optimizer steps")
+	f.IntVar(&c.BatchSize, "batch-size", c.BatchSize, "pictures per batch")
+	f.IntVar(&c.Accumulation, "accumulation", c.Accumulation, "batches whose gradients are averaged for one step")
+	f.StringVar(&c.Optimizer, "optimizer", c.Optimizer, "sgd, adam or adamw")
+	f.Float64Var(&c.LearningRate, "learning-rate", c.LearningRate, "learning rate")
+	f.Float64Var(&c.WeightDecay, "weight-decay", c.WeightDecay, "weight decay: decoupled for adamw, added to the gradient for others")
+	f.Float64Var(&c.Momentum, "momentum", c.Momentum, "sgd: momentum")
+	f.StringVar(&c.Schedule, "schedule", c.Schedule, "of the learning rate: constant, linear, cosine or polynomial")
+	f.IntVar(&c.WarmupSteps, "warmup-steps", c.WarmupSteps, "steps of linear growth of the learning rate")
+	f.Float64Var(&c.ClipNorm, "clip-norm", c.ClipNorm, "limit of the gradient's norm; 0: none")
+	f.IntVar(&c.Rank, "rank", c.Rank, "lora: rank")
+	f.Float64Var(&c.Alpha, "alpha", c.Alpha, "lora: alpha; 0: equal to the rank")
+	f.StringSliceVar(&c.Targets, "targets", nil, "lora: parts of the names of attention layers, such as attn2,to_q (default: all)")
+	f.StringVar(&c.InstancePrompt, "instance-prompt", c.InstancePrompt, "dreambooth: prompt of the subject's pictures (default: a photo of *s person)")
+	f.Float64Var(&c.PriorWeight, "prior-weight", c.PriorWeight, "dreambooth: weight of the loss on --prior")
+	f.Float64Var(&c.EMADecay, "ema-decay", c.EMADecay, "decay of the average of the weights, such as 0.9999; 0: none")
+	f.Float64Var(&c.CaptionDropout, "caption-dropout", c.CaptionDropout, "share of samples trained with the empty prompt")
+	f.BoolVar(&c.Flip, "flip", c.Flip, "mirror half of the pictures")
+	f.IntVar(&c.Resolution, "resolution", c.Resolution, "side of the training pictures in pixels; 0: the model's own")
+	f.Uint64Var(&c.Seed, "seed", c.Seed, "of every random number")
+}
+
+// copyChanged applies the flags that were given to other settings.
+func copyChanged(given *pflag.FlagSet, t *tuning) (err error) {
+	into := pflag.NewFlagSet("", pflag.ContinueOnError)
+	prompts, targets := t.Preview.Prompts, t.Targets
+	bindTuning(into, t)
+	t.Preview.Prompts, t.Targets = prompts, targets // declaring a list empties it
+	given.Visit(func(f *pflag.Flag) {
+		own := into.Lookup(f.Name)
+		if own == nil || err != nil {
+			return
+		}
+		if list, ok := f.Value.(pflag.SliceValue); ok {
+			err = own.Value.(pflag.SliceValue).Replace(list.GetSlice())
+			return
+		}
+		err = own.Value.Set(f.Value.String())
+	})
+	return err
+}
+
+// tuningCommand is the command line that takes the work up again: the run's folder says the rest, once there is one.
+func tuningCommand(given *pflag.FlagSet, out string, started bool) []string {
+	words := []string{"resalign", "finetune"}
+	if started {
+		return append(words, "--out", out, "--resume")
+	}
+	given.Visit(func(f *pflag.Flag) {
+		if list, ok := f.Value.(pflag.SliceValue); ok {
+			for _, value := range list.GetSlice() {
+				words = append(words, "--"+f.Name, value)
+			}
+			return
+		}
+		if f.Value.Type() == "bool" {
+			words = append(words, "--"+f.Name+"="+strings.TrimSpace(f.Value.String()))
+			return
+		}
+		words = append(words, "--"+f.Name, f.Value.String())
+	})
+	return words
+}

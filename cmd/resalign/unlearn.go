@@ -1,0 +1,146 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/resalign/resalign/recipe"
+	"github.com/resalign/resalign/train"
+	"github.com/resalign/resalign/unlearn"
+)
+
+func newUnlearn() *cobra.Command {
+	var (
+		c          = &console{}
+		engine     engineFlags
+		set        []string
+		out, model string
+		resume     bool
+	)
+	cmd := &cobra.Command{
+		Use:   "unlearn RECIPE",
+		Short: "Make a model forget a concept as a recipe says",
+		Long: `Unlearn carries out a recipe: ResAlign, which simulates fine-tuning and unlearns through it, or one of the plain
+baselines. The run's folder gets the resolved recipe, a log, checkpoints, previews, the unlearned model as a diffusers
+directory and, where an adapter was trained, its LoRA file.
+
+Flags win over the recipe, and the recipe over its preset. Paths in a recipe are relative to the working directory.
+Ctrl-C finishes the step, saves and says how to go on; what follows is the same as without the break, to the last bit.
+Every key is explained in docs/recipes.md; "resalign init" writes a recipe to start from.`,
+		Example: `  resalign unlearn recipe.toml
+  resalign unlearn recipe.toml --set outer.steps=20 --set objective.lambda=0.5 --out runs/short
+  resalign unlearn recipe.toml --resume`,
+		Args: argument("the recipe, a TOML file,"),
+	}
+	addConsole(cmd, c)
+	engine.add(cmd, "", "what computes, such as go (default: the recipe's)")
+	flags := cmd.Flags()
+	flags.StringArrayVar(&set, "set", nil, "set a key of the recipe, as in outer.steps=20 (may be repeated)")
+	flags.StringVar(&out, "out", "", "the run's folder (default: the recipe's)")
+	flags.StringVar(&model, "model", "", "the model, a diffusers directory (default: the recipe's)")
+	flags.BoolVar(&resume, "resume", false, "go on with an interrupted run")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		assignments := slices.Clone(set)
+		for key, value := range map[string]string{"out": out, "model": model, "engine": engine.spec} {
+			if value != "" {
+				assignments = append(assignments, key+"="+value)
+			}
+		}
+		r := unlearn.Defaults()
+		if err := recipe.Load(args[0], recipe.Layers{Presets: presets(), Assignments: assignments}, &r); err != nil {
+			return err
+		}
+		again := unlearnCommand(args[0], set, out, model, engine)
+		engine.spec = r.Engine
+		e, closeEngine, err := engine.open(cmd)
+		if err != nil {
+			return err
+		}
+		defer closeEngine()
+		finish, ctx, stop := watchInterrupts(cmd, c, "step")
+		defer stop()
+		result, err := unlearn.Run(ctx, e, r, unlearn.Hooks{
+			Resume: resume, Finish: finish, Warn: c.warn, Program: programVersion(), Command: os.Args,
+			OnPrepare: func(done, total int) { c.progress("reading pictures", done, total, "") },
+			OnEvent: func(event train.Event) {
+				if notes, ok := event.Fields["notes"].([]string); ok {
+					for _, note := range notes {
+						c.warn(fmt.Sprintf("step %d: %s", event.Step, note))
+					}
+				}
+				c.progress("unlearning", event.Step, r.Outer.Steps, eventNote(event))
+			},
+		})
+		c.endProgress()
+		if err != nil {
+			if isRun(r.Out) {
+				again = append(again, "--resume")
+			}
+			return stopped(err, again...)
+		}
+		return c.result(unlearned{Out: r.Out, Model: result.Model, LoRA: result.LoRA, Steps: result.Steps}, func(w io.Writer) {
+			fmt.Fprintf(w, "model  %s\n", result.Model)
+			if result.LoRA != "" {
+				fmt.Fprintf(w, "LoRA   %s\n", result.LoRA)
+			}
+			fmt.Fprintf(w, "log    %s\n", filepath.Join(r.Out, "events.jsonl"))
+		})
+	}
+	return cmd
+}
+
+// unlearned is the result of the command as JSON.
+type unlearned struct {
+	Out   string `json:"out"`
+	Model string `json:"model"`
+	LoRA  string `json:"lora,omitempty"`
+	Steps int    `json:"steps"`
+}
+
+// unlearnCommand is the command line of a run; with --resume it continues it.
+func unlearnCommand(path string, set []string, out, model string, e engineFlags) []string {
+	words := []string{"resalign", "unlearn", path}
+	for _, s := range set {
+		words = append(words, "--set", s)
+	}
+	if out != "" {
+		words = append(words, "--out", out)
+	}
+	if model != "" {
+		words = append(words, "--model", model)
+	}
+	if e.spec != "" {
+		words = append(words, "--engine", e.spec)
+	}
+	if e.threads != 0 {
+		words = append(words, "--threads", fmt.Sprint(e.threads))
+	}
+	return words
+}
+
+// isRun tells whether a folder holds a run that can be resumed.
+func isRun(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, "run.json"))
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
+// eventNote shows the losses of a step beside the progress bar.
+func eventNote(e train.Event) string {
+	var parts []string
+	for _, field := range []struct{ key, label string }{
+		{"loss", "loss"}, {"harmful_loss", "harmful"}, {"harmful_loss_after", "after fine-tuning"}, {"retain_loss", "retain"},
+	} {
+		if x, ok := e.Number(field.key); ok {
+			parts = append(parts, fmt.Sprintf("%s %.4g", field.label, x))
+		}
+	}
+	return strings.Join(parts, ", ")
+}

@@ -1,0 +1,262 @@
+package experiment
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/resalign/resalign/audit"
+	"github.com/resalign/resalign/data"
+	"github.com/resalign/resalign/engine"
+	"github.com/resalign/resalign/finetune"
+	"github.com/resalign/resalign/mini"
+	"github.com/resalign/resalign/recipe"
+	"github.com/resalign/resalign/score"
+	"github.com/resalign/resalign/train"
+	"github.com/resalign/resalign/unlearn"
+)
+
+// Options are the settings of the experiment.
+type Options struct {
+	Out      string
+	Seed     uint64
+	Pictures int // of each prompt set in each cell
+}
+
+// Defaults are those of `resalign demo`.
+func Defaults() Options { return Options{Out: "demo", Seed: 42, Pictures: 100} }
+
+// Hooks connect the experiment to whoever started it. All are optional.
+type Hooks struct {
+	Finish  <-chan struct{}
+	OnStage func(name string, took time.Duration, found bool) // a stage is finished, or was found finished
+	OnStep  func(stage string, done, total int)
+	Program string
+	Command []string
+}
+
+// Experiment is a run of the experiment in its folder.
+type Experiment struct {
+	out      string
+	seed     uint64
+	pictures int
+	engine   *engine.Engine
+	hooks    Hooks
+	stages   stages
+	recipes  []NamedRecipe
+}
+
+// NamedRecipe is a recipe as it was run.
+type NamedRecipe struct{ Name, Text string }
+
+// Outcome is what the experiment found.
+type Outcome struct {
+	Rows    []audit.Row
+	Seconds []Stage
+	Recipes []NamedRecipe
+}
+
+// Stage is a part of the experiment and how long it took, over all sessions.
+type Stage struct {
+	Name    string  `json:"name"`
+	Seconds float64 `json:"seconds"`
+}
+
+// Run does what is left of the experiment in o.Out. It returns train.ErrInterrupted if it was asked to finish early.
+func Run(ctx context.Context, e *engine.Engine, o Options, h Hooks) (*Outcome, error) {
+	if o.Pictures < 1 || o.Out == "" {
+		return nil, fmt.Errorf("demo: it needs a folder and at least one picture per cell")
+	}
+	x := &Experiment{out: o.Out, seed: o.Seed, pictures: o.Pictures, engine: e, hooks: h}
+	if err := os.MkdirAll(x.out, 0o755); err != nil {
+		return nil, fmt.Errorf("demo: %w", err)
+	}
+	if err := x.stages.open(filepath.Join(x.out, "stages.json")); err != nil {
+		return nil, err
+	}
+	if err := x.prepare(ctx); err != nil {
+		return nil, err
+	}
+	models, err := x.unlearn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := x.audit(ctx, models)
+	if err != nil {
+		return nil, err
+	}
+	return &Outcome{Rows: rows, Seconds: x.stages.list, Recipes: x.recipes}, nil
+}
+
+// prepare draws the world and puts the carried model and detector in place.
+func (x *Experiment) prepare(ctx context.Context) error {
+	return x.stage("drawing", func() (bool, error) {
+		marker := x.folder("prompts", "harm.csv") // the folder appears only when it is complete
+		if _, err := os.Stat(marker); err == nil {
+			return true, nil
+		}
+		if err := mini.WritePretrained(x.out); err != nil {
+			return false, err
+		}
+		return false, mini.WriteWorld(ctx, x.folder(), x.seed, mini.Sets(), x.progress("drawing"))
+	})
+}
+
+func (x *Experiment) progress(stage string) mini.Progress {
+	return func(done, total int, _ string) {
+		if x.hooks.OnStep != nil {
+			x.hooks.OnStep(stage, done, total)
+		}
+	}
+}
+
+// unlearn makes the four models. The matched ascent gets as many gradients as resalign turned out to need.
+func (x *Experiment) unlearn(ctx context.Context) ([]audit.Model, error) {
+	models := []audit.Model{{Name: Base, Dir: filepath.Join(x.out, "model")}}
+	add := func(name string, r unlearn.Recipe) (audit.Model, error) {
+		m, err := x.method(ctx, name, r)
+		models = append(models, m)
+		return m, err
+	}
+	if _, err := add(ESD, x.esd()); err != nil {
+		return nil, err
+	}
+	if _, err := add(Ascent, x.ascent(Ascent, eraseSteps+holdSteps)); err != nil {
+		return nil, err
+	}
+	resalign, err := x.method(ctx, ResAlign, x.resalign())
+	if err != nil {
+		return nil, err
+	}
+	perStep := models[2].Gradients / (eraseSteps + holdSteps)
+	steps := int(math.Round(resalign.Gradients / perStep))
+	if _, err := add(Matched, x.ascent(Matched, steps)); err != nil {
+		return nil, err
+	}
+	return append(models, resalign), nil
+}
+
+// method runs one recipe, or takes the model that an earlier session made with it.
+func (x *Experiment) method(ctx context.Context, name string, r unlearn.Recipe) (audit.Model, error) {
+	m := audit.Model{Name: name, Dir: filepath.Join(r.Out, "model")}
+	text, err := recipe.Encode(r)
+	if err != nil {
+		return m, err
+	}
+	x.recipes = append(x.recipes, NamedRecipe{name, string(text)})
+	err = x.stage(name, func() (bool, error) {
+		_, err := os.Stat(filepath.Join(r.Out, "run.json"))
+		resume := err == nil
+		if resume {
+			if done, err := finished(r.Out); err != nil || done {
+				return true, err
+			}
+		}
+		_, err = unlearn.Run(ctx, x.engine, r, unlearn.Hooks{
+			Resume: resume, Finish: x.hooks.Finish, Program: x.hooks.Program, Command: x.hooks.Command,
+			OnEvent: func(e train.Event) { x.progress(name)(e.Step, r.Outer.Steps, "") },
+		})
+		return false, err
+	})
+	if err != nil {
+		return m, fmt.Errorf("%s: %w", name, err)
+	}
+	events, err := train.ReadEvents(filepath.Join(r.Out, "events.jsonl"))
+	if err != nil {
+		return m, err
+	}
+	if len(events) == 0 {
+		return m, fmt.Errorf("%s: the run's log is empty", r.Out)
+	}
+	m.Gradients, _ = events[len(events)-1].Number("gradients")
+	return m, nil
+}
+
+// audit fine-tunes and measures.
+func (x *Experiment) audit(ctx context.Context, models []audit.Model) ([]audit.Row, error) {
+	detector, err := mini.OpenDetector(x.engine, filepath.Join(x.out, "detector.safetensors"))
+	if err != nil {
+		return nil, err
+	}
+	defer detector.Free()
+	plan, err := x.plan(models)
+	if err != nil {
+		return nil, err
+	}
+	cells := len(models)
+	for _, a := range plan.Adaptations {
+		cells += len(a.Steps) * len(models)
+	}
+	var rows []audit.Row
+	err = x.stage("fine-tuning and measuring", func() (bool, error) {
+		done, found := 0, 0
+		rows, err = audit.Run(ctx, x.engine, plan, detector, filepath.Join(x.out, "audit"), audit.Hooks{
+			OnRow: func(_ audit.Row, old bool) {
+				done++
+				if old {
+					found++
+				}
+				x.progress("fine-tuning and measuring")(done, cells, "")
+			},
+			Finish: x.hooks.Finish,
+		})
+		return found == cells, err
+	})
+	return rows, err
+}
+
+func (x *Experiment) plan(models []audit.Model) (audit.Plan, error) {
+	p := audit.Plan{
+		Models: models, Harmful: score.Labels{"shape": mini.HarmShape, "colour": mini.HarmColour},
+		Generate: sampling(), Seed: x.seed, Keep: 12, HarmBatches: 8, HarmBatch: 32,
+		Harm:   audit.Prompts{List: prompts(mini.HarmPrompts(x.seed, false)), Pictures: x.pictures},
+		Benign: audit.Prompts{List: prompts(mini.BenignPrompts(x.seed, false)), Pictures: x.pictures},
+	}
+	var err error
+	if p.HarmData, err = x.open("evaluation", "harm"); err != nil {
+		return p, err
+	}
+	for _, a := range []struct {
+		name  string
+		steps []int
+	}{{"diverse", []int{50, 100, 200}}, {"subject", []int{100}}} {
+		pictures, err := x.open("evaluation", a.name)
+		if err != nil {
+			return p, err
+		}
+		cache, err := data.OpenCache("", 64<<20, nil)
+		if err != nil {
+			return p, err
+		}
+		p.Adaptations = append(p.Adaptations, audit.Adaptation{
+			Name: a.name, Config: x.fineTuning(), Steps: a.steps, Data: finetune.Data{Pictures: pictures, Cache: cache},
+		})
+	}
+	return p, nil
+}
+
+func prompts(list []mini.Prompt) []audit.Prompt {
+	out := make([]audit.Prompt, len(list))
+	for i, p := range list {
+		out[i] = audit.Prompt{Text: p.Text, Want: score.Labels{"shape": p.Shape, "colour": p.Colour}}
+	}
+	return out
+}
+
+// stage does one part of the experiment, adds its time to the account and reports it.
+func (x *Experiment) stage(name string, do func() (found bool, err error)) error {
+	started := time.Now()
+	found, err := do()
+	took := time.Since(started)
+	if !found {
+		err = errors.Join(err, x.stages.add(name, took))
+	}
+	if err == nil && x.hooks.OnStage != nil {
+		x.hooks.OnStage(name, took, found)
+	}
+	return err
+}

@@ -1,0 +1,72 @@
+package experiment
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/resalign/resalign/train"
+)
+
+// stages is the account of time, kept in a file so that a resumed experiment adds to it.
+type stages struct {
+	path string
+	list []Stage
+}
+
+func (s *stages) open(path string) error {
+	s.path = path
+	b, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("demo: %w", err)
+	}
+	if err := json.Unmarshal(b, &s.list); err != nil {
+		return fmt.Errorf("demo: %s is damaged: %w; remove it to go on without earlier timings", path, err)
+	}
+	return nil
+}
+
+func (s *stages) add(name string, took time.Duration) error {
+	found := false
+	for i := range s.list {
+		if s.list[i].Name == name {
+			s.list[i].Seconds += took.Seconds()
+			found = true
+		}
+	}
+	if !found {
+		s.list = append(s.list, Stage{name, took.Seconds()})
+	}
+	b, err := json.MarshalIndent(s.list, "", "  ")
+	if err != nil {
+		return fmt.Errorf("demo: %w", err)
+	}
+	partial := s.path + ".partial"
+	if err := os.WriteFile(partial, append(b, '\n'), 0o644); err != nil {
+		return fmt.Errorf("demo: %w", err)
+	}
+	if err := os.Rename(partial, s.path); err != nil {
+		return fmt.Errorf("demo: %w", err)
+	}
+	return nil
+}
+
+// finished tells whether a run folder holds a finished run.
+func finished(dir string) (bool, error) {
+	path := filepath.Join(dir, "run.json")
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return false, fmt.Errorf("demo: %w", err)
+	}
+	var info train.RunInfo
+	if err := json.Unmarshal(b, &info); err != nil {
+		return false, fmt.Errorf("demo: %s is damaged: %w; remove the folder to make the run again", path, err)
+	}
+	return info.Finished != nil, nil
+}

@@ -1,0 +1,58 @@
+package finetune
+
+import (
+	"math"
+	"strings"
+	"testing"
+
+	"github.com/resalign/resalign/train"
+)
+
+func TestDefaultsAreValidUnderEveryScheduleAndOptimizer(t *testing.T) {
+	for _, method := range []string{Full, LoRA, DreamBooth} {
+		for _, schedule := range []string{train.ConstantSchedule, train.LinearSchedule, train.CosineSchedule, train.PolynomialSchedule} {
+			for _, optimizer := range []string{train.SGD, train.Adam, train.AdamW} {
+				c := Defaults(method)
+				c.Schedule, c.Optimizer = schedule, optimizer
+				if err := c.Validate(); err != nil {
+					t.Errorf("%s, %s, %s: %v", method, schedule, optimizer, err)
+				}
+			}
+		}
+	}
+}
+
+func TestBadSettingsAreNamed(t *testing.T) {
+	changes := map[string]func(c *Config){
+		"method":          func(c *Config) { c.Method = "textual_inversion" },
+		"steps":           func(c *Config) { c.Steps = -1 },
+		"batch_size":      func(c *Config) { c.BatchSize = 0 },
+		"accumulation":    func(c *Config) { c.Accumulation = 0 },
+		"optimizer":       func(c *Config) { c.Optimizer = "adagrad" },
+		"schedule":        func(c *Config) { c.Schedule = "cosign" },
+		"warmup_steps":    func(c *Config) { c.WarmupSteps = -1 },
+		"clip_norm":       func(c *Config) { c.ClipNorm = math.NaN() },
+		"rank":            func(c *Config) { c.Rank = 0 },
+		"alpha":           func(c *Config) { c.Alpha = math.Inf(1) },
+		"prior_weight":    func(c *Config) { c.PriorWeight = -1 },
+		"ema_decay":       func(c *Config) { c.EMADecay = 1 },
+		"caption_dropout": func(c *Config) { c.CaptionDropout = math.NaN() },
+		"resolution":      func(c *Config) { c.Resolution = -8 },
+		"instance_prompt": func(c *Config) { c.Method, c.InstancePrompt = DreamBooth, "  " },
+	}
+	for key, change := range changes {
+		c := Defaults(LoRA)
+		change(&c)
+		problems := c.Problems()
+		if len(problems) != 1 || problems[0].Key != key {
+			t.Errorf("%s: problems %v", key, problems)
+		}
+		if err := c.Validate(); err == nil || !strings.Contains(err.Error(), key) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: error %v", key, err)
+		}
+	}
+	several := Config{Method: Full}
+	if n := len(several.Problems()); n < 4 {
+		t.Errorf("an empty configuration has %d problems: %v", n, several.Problems())
+	}
+}

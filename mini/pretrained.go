@@ -1,0 +1,87 @@
+package mini
+
+import (
+	"context"
+	"embed"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/resalign/resalign/data"
+	"github.com/resalign/resalign/engine"
+	"github.com/resalign/resalign/score"
+)
+
+// pretrained is the miniature as `resalign mini` makes it with its published settings: an ordinary diffusers directory
+// and the detector. It is carried so that the experiment need not begin with ten minutes of training.
+//
+//go:embed pretrained
+var pretrained embed.FS
+
+// WritePretrained writes the carried model to dir/model and the detector to dir/detector.safetensors. Files that are
+// already there with the same content are left alone; others are replaced.
+func WritePretrained(dir string) error {
+	return fs.WalkDir(pretrained, "pretrained", func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		relative, err := filepath.Rel("pretrained", filepath.FromSlash(path))
+		if err != nil {
+			return err
+		}
+		target := filepath.Join(dir, relative)
+		if entry.IsDir() {
+			if err := os.MkdirAll(target, 0o755); err != nil {
+				return fmt.Errorf("output: %w", err)
+			}
+			return nil
+		}
+		content, err := pretrained.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		return writeFile(target, content)
+	})
+}
+
+// Labeller is the detector as audits use it.
+type Labeller struct{ detector *Detector }
+
+var _ score.Detector = (*Labeller)(nil)
+
+// OpenDetector loads a detector's file for an audit.
+func OpenDetector(e *engine.Engine, path string) (*Labeller, error) {
+	d, err := LoadDetector(e, path)
+	if err != nil {
+		return nil, err
+	}
+	return &Labeller{d}, nil
+}
+
+// Name says which detector it is.
+func (l *Labeller) Name() string { return "miniature shapes and colours" }
+
+// Free releases the detector.
+func (l *Labeller) Free() { l.detector.Free() }
+
+// Detect labels pictures of the miniature's size with their shape and colour.
+func (l *Labeller) Detect(ctx context.Context, pictures []*data.RGB) ([]score.Labels, error) {
+	pixels := make([][]float32, len(pictures))
+	for i, p := range pictures {
+		if p.Width != Side || p.Height != Side {
+			return nil, fmt.Errorf("the miniature's detector looks at pictures of %d×%d pixels, not %d×%d", Side, Side, p.Width, p.Height)
+		}
+		pixels[i] = p.Pixels()
+	}
+	found, err := l.detector.Detect(ctx, pixels)
+	if err != nil {
+		return nil, err
+	}
+	labels := make([]score.Labels, len(found))
+	for i, d := range found {
+		labels[i] = score.Labels{"shape": d.Shape, "colour": d.Colour}
+	}
+	return labels, nil
+}
+

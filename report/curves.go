@@ -1,0 +1,181 @@
+package report
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/resalign/resalign/score"
+)
+
+// measure is one of the rates of a cell.
+type measure struct {
+	id, name, axis string
+	of             func(*cell) score.Rate
+	ofRow          func(i int, c *cell) score.Rate
+	height         float64
+	zoom           bool // the axis may begin above 0
+}
+
+var harmful = measure{
+	"ip", "Harmful pictures", "harmful pictures (IP)",
+	func(c *cell) score.Rate { return c.ip },
+	func(i int, c *cell) score.Rate { return c.rows[i].IP },
+	300, false,
+}
+
+var benign = measure{
+	"benign", "Benign accuracy", "right benign pictures",
+	func(c *cell) score.Rate { return c.benign },
+	func(i int, c *cell) score.Rate { return c.rows[i].Benign },
+	210, true,
+}
+
+const chartWidth = 440
+
+// rateChart draws a rate against the steps of an adaptation, one line with its 95 % band per model. A baseline that was
+// not fine-tuned is a level line. ok is false if nothing was measured.
+func (v *viewer) rateChart(m measure, adaptation string) (c chart, ok bool) {
+	label := v.adaptationLabel(adaptation)
+	c = frame(m.id+"-"+slug(v.adaptations, adaptation), m.name+" after “"+label+"” fine-tuning", chartWidth, m.height, v.labelRoom)
+	c.XLabel, c.YLabel = "fine-tuning steps", m.axis
+	x := stepAxis(v.steps(adaptation), c.Left+6, c.Right-6)
+	low := 0.0
+	if m.zoom {
+		low = v.lowest(m, adaptation)
+	}
+	y := shareAxis(low, c.Bottom, c.Top+4)
+	c.X, c.Y = x.ticks, y.ticks
+	for _, model := range v.models {
+		curve := v.curve(model, adaptation)
+		level := len(curve) == 1 && curve[0].steps == 0
+		if level && model != v.baseline {
+			continue // not fine-tuned this way: there is no line to draw
+		}
+		s := series{style: v.styles[model], Name: v.label(model)}
+		var line path
+		var at, lows, highs []float64
+		for _, found := range curve {
+			rate := m.of(found)
+			if rate.N == 0 {
+				continue
+			}
+			p := v.point(found, rate)
+			p.X, p.Y = x.at(float64(found.steps)), y.at(rate.Value())
+			s.Points = append(s.Points, p)
+			line.to(p.X, p.Y)
+			interval := rate.Wilson()
+			at, lows, highs = append(at, p.X), append(lows, y.at(math.Max(low, interval.Low))), append(highs, y.at(interval.High))
+			for i := range found.rows {
+				if r := m.ofRow(i, found); len(found.rows) > 1 && r.N > 0 {
+					s.Dots = append(s.Dots, point{X: p.X, Y: y.at(math.Max(low, r.Value()))})
+				}
+			}
+		}
+		if len(s.Points) == 0 {
+			continue
+		}
+		last := s.Points[len(s.Points)-1]
+		if level {
+			line.to(c.Right, last.Y)
+			last.X = c.Right - 6
+		} else {
+			s.Band = band(at, lows, highs)
+		}
+		s.Line = line.String()
+		c.Series = append(c.Series, s)
+		c.Ends = append(c.Ends, end{style: s.style, Text: shorten(s.Name), X: last.X, Y: last.Y})
+	}
+	spread(c.Ends, c.Top+4, c.Bottom)
+	c.Description = fmt.Sprintf("%s against fine-tuning steps, one line per model; the table below lists the same numbers.", m.name)
+	return c, len(c.Series) > 0
+}
+
+// lowest is where an axis for the rates may begin: 0 unless all, with their intervals, lie in the upper half.
+func (v *viewer) lowest(m measure, adaptation string) float64 {
+	lowest := 1.0
+	for _, model := range v.models {
+		for _, found := range v.curve(model, adaptation) {
+			if rate := m.of(found); rate.N > 0 {
+				lowest = math.Min(lowest, rate.Wilson().Low)
+				for i := range found.rows {
+					if r := m.ofRow(i, found); r.N > 0 {
+						lowest = math.Min(lowest, r.Value())
+					}
+				}
+			}
+		}
+	}
+	if lowest < 0.5 {
+		return 0
+	}
+	return 0.5
+}
+
+// point is a cell's rate with everything that is said about it.
+func (v *viewer) point(c *cell, rate score.Rate) point {
+	interval := rate.Wilson()
+	where := "before fine-tuning"
+	if c.steps > 0 {
+		where = fmt.Sprintf("after %s of %s", stepsOf(c.steps), v.adaptationLabel(c.adaptation))
+	}
+	return point{
+		Tip:   fmt.Sprintf("%s, %s: %s %% [%s, %s], %d of %d", v.label(c.model), where, share(rate.Value()), share(interval.Low), share(interval.High), rate.K, rate.N),
+		Model: c.model, Adaptation: c.adaptation, Steps: c.steps, K: rate.K, N: rate.N,
+		Value: plain(rate.Value()), Low: plain(interval.Low), High: plain(interval.High),
+	}
+}
+
+// planeChart sets safety against utility after the last step of an adaptation, with a line from where each model was
+// before. Without adaptation it shows the models as they are.
+func (v *viewer) planeChart(adaptation string) (c chart, ok bool) {
+	title := "Before fine-tuning"
+	last := v.last(adaptation)
+	if last > 0 {
+		title = fmt.Sprintf("After %s of “%s”", stepsOf(last), v.adaptationLabel(adaptation))
+	}
+	c = frame("plane-"+slug(v.adaptations, adaptation), title, chartWidth, 300, 20)
+	c.XLabel, c.YLabel = "right benign pictures", "harmful pictures (IP)"
+	low := v.lowest(benign, adaptation)
+	x, y := shareAxis(low, c.Left+6, c.Right-8), shareAxis(0, c.Bottom, c.Top+4)
+	c.X, c.Y = x.ticks, y.ticks
+	c.Corner = &corner{c.Right - 10, c.Bottom - 8, "safe and useful"}
+	for _, model := range v.models {
+		s := series{style: v.styles[model], Name: v.label(model)}
+		var line path
+		ends := []*cell{v.at[place{model, untouched, 0}]}
+		if last > 0 {
+			ends = append(ends, v.at[place{model, adaptation, last}])
+		}
+		for _, found := range ends {
+			if found == nil || found.ip.N == 0 || found.benign.N == 0 {
+				continue
+			}
+			p := v.point(found, found.ip)
+			b := found.benign.Wilson()
+			h := found.ip.Wilson()
+			p.X, p.Y = x.at(found.benign.Value()), y.at(found.ip.Value())
+			p.Tip += fmt.Sprintf("; benign %s %% [%s, %s], %d of %d", share(found.benign.Value()), share(b.Low), share(b.High), found.benign.K, found.benign.N)
+			p.Hollow = found.steps == 0 && last > 0
+			if !p.Hollow {
+				var bars path
+				bars.to(p.X, y.at(h.Low))
+				bars.to(p.X, y.at(h.High))
+				bars.gap()
+				bars.to(x.at(math.Max(low, b.Low)), p.Y)
+				bars.to(x.at(b.High), p.Y)
+				p.Bars = bars.String()
+			}
+			line.to(p.X, p.Y)
+			s.Points = append(s.Points, p)
+		}
+		if len(s.Points) == 0 {
+			continue
+		}
+		if len(s.Points) > 1 {
+			s.Line = line.String()
+		}
+		c.Series = append(c.Series, s)
+	}
+	c.Description = "Harmful pictures against benign accuracy; the table below lists the same numbers."
+	return c, len(c.Series) > 0
+}

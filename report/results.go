@@ -1,0 +1,148 @@
+package report
+
+import (
+	"bytes"
+	"encoding/csv"
+	"encoding/json"
+	"fmt"
+	"math"
+	"os"
+	"strconv"
+
+	"github.com/resalign/resalign/audit"
+	"github.com/resalign/resalign/score"
+)
+
+// Results are the numbers of an audit as they are kept in results.json.
+type Results struct {
+	Rows     []audit.Row        `json:"rows"`
+	Seconds  map[string]float64 `json:"seconds"`  // stage → how long it took
+	Versions map[string]string  `json:"versions"` // component → version
+	Recipe   map[string]string  `json:"recipe"`   // name → text, word for word
+}
+
+// WriteResults writes results.json: indented, keys in a fixed order, the same bytes for the same results. The file
+// appears whole or not at all. Rates of more hits than pictures, numbers that are not finite, and two rows of the same
+// model, adaptation, steps and seed are refused.
+func WriteResults(path string, r Results) error {
+	content, err := r.encode()
+	if err != nil {
+		return fmt.Errorf("results %s: %w", path, err)
+	}
+	return replaceFile(path, content)
+}
+
+// ReadResults reads what WriteResults wrote, and refuses what it would refuse.
+func ReadResults(path string) (Results, error) {
+	var r Results
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return r, fmt.Errorf("results cannot be read: %w", err)
+	}
+	if err := json.Unmarshal(content, &r); err != nil {
+		return r, fmt.Errorf("results %s: not a results file: %w; make it again", path, err)
+	}
+	if err := r.check(); err != nil {
+		return r, fmt.Errorf("results %s: %w", path, err)
+	}
+	return r, nil
+}
+
+func (r Results) encode() ([]byte, error) {
+	if err := r.check(); err != nil {
+		return nil, err
+	}
+	if r.Rows == nil {
+		r.Rows = []audit.Row{}
+	}
+	if r.Seconds == nil {
+		r.Seconds = map[string]float64{}
+	}
+	if r.Versions == nil {
+		r.Versions = map[string]string{}
+	}
+	if r.Recipe == nil {
+		r.Recipe = map[string]string{}
+	}
+	var b bytes.Buffer
+	encoder := json.NewEncoder(&b)
+	encoder.SetEscapeHTML(false)
+	encoder.SetIndent("", "  ")
+	err := encoder.Encode(r)
+	return b.Bytes(), err
+}
+
+// maxCount keeps sums of counts far from overflow.
+const maxCount = 1 << 40
+
+func (r Results) check() error {
+	type place struct {
+		model, adaptation string
+		steps             int
+		seed              uint64
+	}
+	seen := map[place]bool{}
+	for _, row := range r.Rows {
+		at := place{row.Model, row.Adaptation, row.Steps, row.Seed}
+		fail := func(format string, args ...any) error {
+			return fmt.Errorf("row of model %q, adaptation %q, %d steps, seed %d: %s", at.model, at.adaptation, at.steps, at.seed, fmt.Sprintf(format, args...))
+		}
+		switch {
+		case row.Model == "" || row.Adaptation == "":
+			return fail("model and adaptation must be named; use adaptation %q for the model as it is", untouched)
+		case (row.Adaptation == untouched) != (row.Steps == 0) || row.Steps < 0:
+			return fail("steps must be 0 before any adaptation, that is for adaptation %q, and 1 or more for every other", untouched)
+		case seen[at]:
+			return fail("there are two such rows; leave one out")
+		}
+		seen[at] = true
+		for name, rate := range map[string]score.Rate{"ip": row.IP, "benign": row.Benign} {
+			if rate.K < 0 || rate.K > rate.N || rate.N > maxCount {
+				return fail("%s of %d in %d pictures is not a rate; count again", name, rate.K, rate.N)
+			}
+		}
+		for name, value := range map[string]float64{"harm_mse": row.HarmMSE, "gradients": row.Gradients} {
+			if !finite(value) {
+				return fail("%s is %v, which a results file cannot hold; measure again, or use 0 for not measured", name, value)
+			}
+		}
+	}
+	for stage, seconds := range r.Seconds {
+		if !finite(seconds) {
+			return fmt.Errorf("seconds of stage %q are %v; give a finite number", stage, seconds)
+		}
+	}
+	return nil
+}
+
+func finite(x float64) bool { return !math.IsNaN(x) && !math.IsInf(x, 0) }
+
+// csv is one line per row; rates without pictures are empty.
+func (r Results) csv() ([]byte, error) {
+	var b bytes.Buffer
+	w := csv.NewWriter(&b)
+	lines := [][]string{{
+		"model", "adaptation", "steps", "seed",
+		"ip_k", "ip_n", "ip", "ip_low", "ip_high",
+		"benign_k", "benign_n", "benign", "benign_low", "benign_high",
+		"harm_mse", "gradients",
+	}}
+	for _, row := range r.Rows {
+		line := []string{row.Model, row.Adaptation, strconv.Itoa(row.Steps), strconv.FormatUint(row.Seed, 10)}
+		for _, rate := range []score.Rate{row.IP, row.Benign} {
+			line = append(line, strconv.Itoa(rate.K), strconv.Itoa(rate.N))
+			if rate.N == 0 {
+				line = append(line, "", "", "")
+				continue
+			}
+			interval := rate.Wilson()
+			line = append(line, plain(rate.Value()), plain(interval.Low), plain(interval.High))
+		}
+		lines = append(lines, append(line, plain(row.HarmMSE), plain(row.Gradients)))
+	}
+	err := w.WriteAll(lines)
+	return b.Bytes(), err
+}
+
+// plain writes a number so that it reads back the same.
+func plain(x float64) string { return strconv.FormatFloat(x, 'g', -1, 64) }
