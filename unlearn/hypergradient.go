@@ -154,6 +154,7 @@ func (s *summary) fields() map[string]any {
 	harm, retain, star := 0.0, 0.0, 0.0
 	var names, notes []string
 	var residuals, contractions []float64
+	var residualOf []int
 	for _, r := range s.results {
 		harm, retain, star = harm+r.harm/n, retain+r.retain/n, star+r.harmStar/n
 		if !r.solved {
@@ -161,6 +162,7 @@ func (s *summary) fields() map[string]any {
 		}
 		names = append(names, r.simulation)
 		residuals, contractions = append(residuals, r.report.Residual), append(contractions, r.report.Contraction)
+		residualOf = append(residualOf, r.report.ResidualOf)
 		if r.report.Note != "" {
 			notes = append(notes, r.simulation+": "+r.report.Note)
 		}
@@ -168,7 +170,7 @@ func (s *summary) fields() map[string]any {
 	out := map[string]any{"harmful_loss": harm, "retain_loss": retain}
 	if len(names) > 0 {
 		out["harmful_loss_after"], out["simulations"] = star, names
-		out["residual"], out["contraction"] = residuals, contractions
+		out["residual"], out["residual_of"], out["contraction"] = residuals, residualOf, contractions
 	}
 	if len(notes) > 0 {
 		out["notes"] = notes

@@ -162,7 +162,7 @@ func Defaults() Recipe {
 		Objective:     Objective{Harm: Ascent, Eta: 1, Lambda: 0.8, Alpha: 1.6, AlphaFinal: 2},
 		Trainable:     Trainable{Parameters: "lora", Rank: 4, Scale: 1, DownStd: 0.008, UpStd: 0.002},
 		Outer:         Outer{Steps: 160, Optimizer: train.AdamW, LearningRate: 2e-4, WeightDecay: 1e-2, ClipNorm: 0.2, SimulationsPerStep: 3},
-		Hypergradient: Hypergradient{Solver: Richardson, Iterations: 5, Gamma: 1, Damping: 1, Products: "exact"},
+		Hypergradient: Hypergradient{Solver: Richardson, Iterations: 5, Gamma: 1, Damping: 1, Products: "exact", Residual: true},
 		Preview:       Preview{Options: generate.Defaults()},
 		Checkpoint:    Checkpoint{Every: 10, Keep: 2},
 	}

@@ -202,7 +202,10 @@ func (t *trainer) draw(step int) []*view {
 // gradient is ∇L(θ) with one simulation; none where λ is zero.
 func (t *trainer) gradient(ctx context.Context, step, j int, v *view, lambda, alpha float64) (denoise.Vector, result, error) {
 	var r result
-	at := step*max(1, t.recipe.Outer.SimulationsPerStep) + j
+	at := step
+	if t.recipe.simulates() {
+		at = step*t.recipe.Outer.SimulationsPerStep + j
+	}
 	harm, err := t.harmBatch(ctx, at)
 	if err != nil {
 		return nil, r, err
