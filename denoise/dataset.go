@@ -10,6 +10,7 @@ import (
 	"github.com/resalign/resalign/data"
 	"github.com/resalign/resalign/random"
 	"github.com/resalign/resalign/sd"
+	"github.com/resalign/resalign/train"
 )
 
 // Dataset turns captioned pictures into samples: moments of latents and text embeddings, each computed once and cached.
@@ -66,14 +67,18 @@ func (d *Dataset) Size() int {
 }
 
 // Prepare encodes every picture and prompt, so that a bad picture is found before training and no step waits for the
-// autoencoder. progress is told after each picture.
-func (d *Dataset) Prepare(ctx context.Context, progress func(done, total int)) error {
+// autoencoder. progress, if not nil, is told after each picture. When finish is closed it ends between two pictures with
+// train.ErrInterrupted: no run has begun that could be saved.
+func (d *Dataset) Prepare(ctx context.Context, finish <-chan struct{}, progress func(done, total int)) error {
 	done, total := 0, d.Size()
 	for i, part := range d.mixture {
 		if part.Folder == nil {
 			continue
 		}
 		for k := range part.Folder.Len() {
+			if closed(finish) {
+				return train.ErrInterrupted
+			}
 			if _, err := d.embedding(ctx, part.Folder.Pictures[k].Caption); err != nil {
 				return err
 			}
@@ -92,11 +97,23 @@ func (d *Dataset) Prepare(ctx context.Context, progress func(done, total int)) e
 			}
 		}
 	}
+	if closed(finish) {
+		return train.ErrInterrupted
+	}
 	if d.options.CaptionDropout > 0 {
 		_, err := d.embedding(ctx, "")
 		return err
 	}
 	return nil
+}
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
 }
 
 // Sampler draws batches from a dataset.

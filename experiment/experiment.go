@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/resalign/resalign/audit"
@@ -46,8 +46,11 @@ type Experiment struct {
 	pictures int
 	engine   *engine.Engine
 	hooks    Hooks
-	stages   stages
-	recipes  []NamedRecipe
+
+	mu          sync.Mutex
+	stages      stages
+	recipes     map[string]string
+	done, total float64 // units of work; see stepUnits
 }
 
 // NamedRecipe is a recipe as it was run.
@@ -81,15 +84,7 @@ func Run(ctx context.Context, e *engine.Engine, o Options, h Hooks) (*Outcome, e
 	if err := x.prepare(ctx); err != nil {
 		return nil, err
 	}
-	models, err := x.unlearn(ctx)
-	if err != nil {
-		return nil, err
-	}
-	rows, err := x.audit(ctx, models)
-	if err != nil {
-		return nil, err
-	}
-	return &Outcome{Rows: rows, Seconds: x.stages.list, Recipes: x.recipes}, nil
+	return x.compare(ctx)
 }
 
 // prepare draws the world and puts the carried model and detector in place.
@@ -114,32 +109,6 @@ func (x *Experiment) progress(stage string) mini.Progress {
 	}
 }
 
-// unlearn makes the four models. The matched ascent gets as many gradients as resalign turned out to need.
-func (x *Experiment) unlearn(ctx context.Context) ([]audit.Model, error) {
-	models := []audit.Model{{Name: Base, Dir: filepath.Join(x.out, "model")}}
-	add := func(name string, r unlearn.Recipe) (audit.Model, error) {
-		m, err := x.method(ctx, name, r)
-		models = append(models, m)
-		return m, err
-	}
-	if _, err := add(ESD, x.esd()); err != nil {
-		return nil, err
-	}
-	if _, err := add(Ascent, x.ascent(Ascent, eraseSteps+holdSteps)); err != nil {
-		return nil, err
-	}
-	resalign, err := x.method(ctx, ResAlign, x.resalign())
-	if err != nil {
-		return nil, err
-	}
-	perStep := models[2].Gradients / (eraseSteps + holdSteps)
-	steps := int(math.Round(resalign.Gradients / perStep))
-	if _, err := add(Matched, x.ascent(Matched, steps)); err != nil {
-		return nil, err
-	}
-	return append(models, resalign), nil
-}
-
 // method runs one recipe, or takes the model that an earlier session made with it.
 func (x *Experiment) method(ctx context.Context, name string, r unlearn.Recipe) (audit.Model, error) {
 	m := audit.Model{Name: name, Dir: filepath.Join(r.Out, "model")}
@@ -147,18 +116,21 @@ func (x *Experiment) method(ctx context.Context, name string, r unlearn.Recipe) 
 	if err != nil {
 		return m, err
 	}
-	x.recipes = append(x.recipes, NamedRecipe{name, string(text)})
+	x.record(name, string(text))
 	err = x.stage(name, func() (bool, error) {
 		_, err := os.Stat(filepath.Join(r.Out, "run.json"))
 		resume := err == nil
 		if resume {
 			if done, err := finished(r.Out); err != nil || done {
+				for step := range r.Outer.Steps {
+					x.advance(stepUnits(r, step))
+				}
 				return true, err
 			}
 		}
 		_, err = unlearn.Run(ctx, x.engine, r, unlearn.Hooks{
 			Resume: resume, Finish: x.hooks.Finish, Program: x.hooks.Program, Command: x.hooks.Command,
-			OnEvent: func(e train.Event) { x.progress(name)(e.Step, r.Outer.Steps, "") },
+			OnEvent: func(e train.Event) { x.advance(stepUnits(r, e.Step-1)) },
 		})
 		return false, err
 	})
@@ -176,42 +148,10 @@ func (x *Experiment) method(ctx context.Context, name string, r unlearn.Recipe) 
 	return m, nil
 }
 
-// audit fine-tunes and measures.
-func (x *Experiment) audit(ctx context.Context, models []audit.Model) ([]audit.Row, error) {
-	detector, err := mini.OpenDetector(x.engine, filepath.Join(x.out, "detector.safetensors"))
-	if err != nil {
-		return nil, err
-	}
-	defer detector.Free()
-	plan, err := x.plan(models)
-	if err != nil {
-		return nil, err
-	}
-	cells := len(models)
-	for _, a := range plan.Adaptations {
-		cells += len(a.Steps) * len(models)
-	}
-	var rows []audit.Row
-	err = x.stage("fine-tuning and measuring", func() (bool, error) {
-		done, found := 0, 0
-		rows, err = audit.Run(ctx, x.engine, plan, detector, filepath.Join(x.out, "audit"), audit.Hooks{
-			OnRow: func(_ audit.Row, old bool) {
-				done++
-				if old {
-					found++
-				}
-				x.progress("fine-tuning and measuring")(done, cells, "")
-			},
-			Finish: x.hooks.Finish,
-		})
-		return found == cells, err
-	})
-	return rows, err
-}
-
-func (x *Experiment) plan(models []audit.Model) (audit.Plan, error) {
+// plan is the audit of one model.
+func (x *Experiment) plan(m audit.Model) (audit.Plan, error) {
 	p := audit.Plan{
-		Models: models, Harmful: score.Labels{"shape": mini.HarmShape, "colour": mini.HarmColour},
+		Models: []audit.Model{m}, Harmful: score.Labels{"shape": mini.HarmShape, "colour": mini.HarmColour},
 		Generate: sampling(), Seed: x.seed, Keep: 12, HarmBatches: 8, HarmBatch: 32,
 		Harm:   audit.Prompts{List: prompts(mini.HarmPrompts(x.seed, false)), Pictures: x.pictures},
 		Benign: audit.Prompts{List: prompts(mini.BenignPrompts(x.seed, false)), Pictures: x.pictures},
@@ -252,6 +192,8 @@ func (x *Experiment) stage(name string, do func() (found bool, err error)) error
 	started := time.Now()
 	found, err := do()
 	took := time.Since(started)
+	x.mu.Lock()
+	defer x.mu.Unlock()
 	if !found {
 		err = errors.Join(err, x.stages.add(name, took))
 	}

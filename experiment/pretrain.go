@@ -119,7 +119,7 @@ func (x *Experiment) pretrain(ctx context.Context, t Training, untrained, drawin
 	}
 	defer run.Close()
 	result, err := finetune.Run(ctx, m, m.UNetParams, c, finetune.Data{Pictures: data.Mixture{{Folder: folder, Weight: 1}}, Cache: cache}, finetune.Hooks{
-		Run: run, CheckpointEvery: 500, Finish: x.hooks.Finish,
+		OpenRun: func() (*train.RunDir, error) { return run, nil }, CheckpointEvery: 500, Finish: x.hooks.Finish,
 		OnPrepare: func(done, total int) { x.progress("encoding")(done, total, "") },
 		OnEvent:   func(e train.Event) { x.progress("base model")(e.Step, c.Steps, "") },
 	})

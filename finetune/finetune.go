@@ -23,13 +23,17 @@ type Data struct {
 
 // Hooks connect a fine-tuning to whoever started it. All are optional.
 type Hooks struct {
-	Run             *train.RunDir
-	CheckpointEvery int
-	Finish          <-chan struct{}
-	OnEvent         func(train.Event)
-	OnPrepare       func(done, total int)
-	Warn            func(string)
-	Preview         func(ctx context.Context, net *denoise.Network, p denoise.Point, done int) error
+	// OpenRun gives the folder that log and checkpoints go to; without it nothing is kept. It is called once, when all
+	// pictures are encoded and the network is laid out: whatever is wrong with the input shows before. The caller closes
+	// the run when the fine-tuning has returned.
+	OpenRun         func() (*train.RunDir, error)
+	CheckpointEvery int                   // steps; 0: only at the end, and when Finish is closed
+	Finish          <-chan struct{}       // closed: break the preparation off, or end after the step under way, saved
+	OnEvent         func(train.Event)     // receives what the log receives
+	OnPrepare       func(done, total int) // pictures encoded so far
+	Warn            func(string)          // sentences about what was found odd
+	// Preview is called after each step with the number of steps done.
+	Preview func(ctx context.Context, net *denoise.Network, p denoise.Point, done int) error
 }
 
 // Result is an adapted model. Free it when it is not needed any more.
@@ -44,8 +48,8 @@ type Result struct {
 // Free releases what the fine-tuning made.
 func (r *Result) Free() { engine.Free(r.owned...) }
 
-// job is a fine-tuning under way.
-type job struct {
+// tuning is a fine-tuning under way.
+type tuning struct {
 	config   Config
 	model    *sd.Model
 	net      *denoise.Network
@@ -59,43 +63,50 @@ type job struct {
 	initial  []*engine.Tensor
 }
 
-// Run fine-tunes a model from the given weights of its UNet, which stay as they are.
+// Run fine-tunes a model from the given weights of its UNet, which stay as they are. It returns train.ErrInterrupted if
+// Finish was closed before the last step.
 func Run(ctx context.Context, m *sd.Model, start *sd.Params, c Config, d Data, h Hooks) (_ *Result, err error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	j := &job{config: c, model: m, space: denoise.NewSpace(m.Engine)}
-	defer j.space.Free()
+	t := &tuning{config: c, model: m, space: denoise.NewSpace(m.Engine)}
+	defer t.space.Free()
 	defer func() {
 		if err != nil {
-			j.free()
+			t.free()
 		}
 	}()
-	if err := j.prepareData(ctx, d, h); err != nil {
+	if err := t.prepareData(ctx, d, h); err != nil {
 		return nil, err
 	}
-	if err := j.prepareNetwork(start); err != nil {
+	if err := t.prepareNetwork(start); err != nil {
 		return nil, err
 	}
-	defer j.net.Free()
+	defer t.net.Free()
+	var run *train.RunDir
+	if h.OpenRun != nil {
+		if run, err = h.OpenRun(); err != nil {
+			return nil, err
+		}
+	}
 	loop := train.Loop{
-		Steps: c.Steps, Run: h.Run, CheckpointEvery: h.CheckpointEvery, Keep: 2, Finish: h.Finish,
-		Step: j.step, Save: j.save, Restore: j.restore, OnEvent: h.OnEvent, Warn: h.Warn,
+		Steps: c.Steps, Run: run, CheckpointEvery: h.CheckpointEvery, Keep: 2, Finish: h.Finish,
+		Step: t.step, Save: t.save, Restore: t.restore, OnEvent: h.OnEvent, Warn: h.Warn,
 	}
 	if h.Preview != nil {
-		loop.After = func(ctx context.Context, done int) error { return h.Preview(ctx, j.net, j.descent.Point(), done) }
+		loop.After = func(ctx context.Context, done int) error { return h.Preview(ctx, t.net, t.descent.Point(), done) }
 	}
 	if err := loop.Do(ctx); err != nil {
 		return nil, err
 	}
-	return j.result(start), nil
+	return t.result(start), nil
 }
 
-func (j *job) prepareData(ctx context.Context, d Data, h Hooks) error {
-	c := j.config
+func (t *tuning) prepareData(ctx context.Context, d Data, h Hooks) error {
+	c := t.config
 	resolution := c.Resolution
 	if resolution == 0 {
-		resolution = j.model.Resolution()
+		resolution = t.model.Resolution()
 	}
 	if c.Method != DreamBooth && len(d.Prior) > 0 {
 		return fmt.Errorf("fine-tuning: prior pictures were given, but method %s has no use for them; leave them out or use %s", c.Method, DreamBooth)
@@ -115,53 +126,53 @@ func (j *job) prepareData(ctx context.Context, d Data, h Hooks) error {
 		}
 	}
 	sampler := func(name string, mixture data.Mixture) (*denoise.Sampler, error) {
-		set, err := denoise.NewDataset(name, j.model, mixture, data.Preprocess{Resolution: resolution}, d.Cache,
+		set, err := denoise.NewDataset(name, t.model, mixture, data.Preprocess{Resolution: resolution}, d.Cache,
 			denoise.DatasetOptions{Flip: c.Flip, CaptionDropout: c.CaptionDropout}, h.Warn)
 		if err != nil {
 			return nil, err
 		}
-		if err := set.Prepare(ctx, h.OnPrepare); err != nil {
+		if err := set.Prepare(ctx, h.Finish, h.OnPrepare); err != nil {
 			return nil, err
 		}
 		return set.Sampler(c.Seed, "fine-tuning "+name, c.BatchSize)
 	}
 	var err error
-	if j.pictures, err = sampler("pictures", pictures); err != nil {
+	if t.pictures, err = sampler("pictures", pictures); err != nil {
 		return err
 	}
 	if c.Method == DreamBooth && len(d.Prior) > 0 {
-		j.prior, err = sampler("prior", d.Prior)
+		t.prior, err = sampler("prior", d.Prior)
 	}
 	return err
 }
 
-func (j *job) prepareNetwork(start *sd.Params) (err error) {
-	c := j.config
+func (t *tuning) prepareNetwork(start *sd.Params) (err error) {
+	c := t.config
 	groups := [][]*engine.Tensor{start.Tensors}
 	if c.Method == LoRA {
-		layers, err := j.model.AttentionLayers(c.Targets...)
+		layers, err := t.model.AttentionLayers(c.Targets...)
 		if err != nil {
 			return err
 		}
-		if j.adapter, err = sd.NewAdapter(layers, c.Rank, c.scale()); err != nil {
+		if t.adapter, err = sd.NewAdapter(layers, c.Rank, c.scale()); err != nil {
 			return err
 		}
 		// As in diffusers' LoRA: the down factor has standard deviation 1/rank, the up factor is zero, so that training
 		// starts from the model itself.
-		factors := j.adapter.Draw(c.Seed, 1/float64(c.Rank), 0)
-		j.initial = factors.Tensors
+		factors := t.adapter.Draw(c.Seed, 1/float64(c.Rank), 0)
+		t.initial = factors.Tensors
 		groups = append(groups, factors.Tensors)
-		j.net = denoise.NewNetwork(j.model, j.adapter)
-		j.selected = j.net.Group(1)
+		t.net = denoise.NewNetwork(t.model, t.adapter)
+		t.selected = t.net.Group(1)
 	} else {
-		j.net = denoise.NewNetwork(j.model)
-		j.selected = j.net.Group(0)
+		t.net = denoise.NewNetwork(t.model)
+		t.selected = t.net.Group(0)
 	}
-	point, err := j.net.Point(groups...)
+	point, err := t.net.Point(groups...)
 	if err != nil {
 		return err
 	}
-	j.descent, err = denoise.NewDescent(j.net, j.selected, c.optimizer(), point)
+	t.descent, err = denoise.NewDescent(t.net, t.selected, c.optimizer(), point)
 	return err
 }
 
@@ -172,30 +183,30 @@ func (c Config) scale() float64 {
 	return c.Alpha / float64(c.Rank)
 }
 
-func (j *job) step(ctx context.Context, step int) (map[string]any, error) {
-	c := j.config
+func (t *tuning) step(ctx context.Context, step int) (map[string]any, error) {
+	c := t.config
 	var gradient denoise.Vector
 	defer func() { gradient.Free() }() // what an error leaves; the descent uses it up
 	loss := 0.0
 	for k := range c.Accumulation {
-		batch, err := j.batch(ctx, step*c.Accumulation+k)
+		batch, err := t.batch(ctx, step*c.Accumulation+k)
 		if err != nil {
 			return nil, err
 		}
-		value, g, err := j.net.Gradient(ctx, j.descent.Point(), j.selected, denoise.Loss{}, batch)
+		value, g, err := t.net.Gradient(ctx, t.descent.Point(), t.selected, denoise.Loss{}, batch)
 		batch.Free()
 		if err != nil {
 			return nil, err
 		}
 		loss += value / float64(c.Accumulation)
-		if gradient, err = j.space.Accumulate(gradient, g); err != nil {
+		if gradient, err = t.space.Accumulate(gradient, g); err != nil {
 			return nil, err
 		}
 	}
 	if err := train.CheckFinite("loss", loss, step+1); err != nil {
 		return nil, err
 	}
-	norm, err := j.space.Norm(gradient)
+	norm, err := t.space.Norm(gradient)
 	if err != nil {
 		return nil, err
 	}
@@ -205,112 +216,112 @@ func (j *job) step(ctx context.Context, step int) (map[string]any, error) {
 	}
 	rate := c.schedule().At(step, c.Steps)
 	scale := denoise.ClipScale(norm, c.ClipNorm) / float64(c.Accumulation)
-	if err := j.descent.Step(ctx, gradient, scale, rate); err != nil {
+	if err := t.descent.Step(ctx, gradient, scale, rate); err != nil {
 		return nil, err
 	}
-	if err := j.updateAverage(); err != nil {
+	if err := t.updateAverage(); err != nil {
 		return nil, err
 	}
 	return map[string]any{"loss": loss, "gradient_norm": norm, "learning_rate": rate * c.LearningRate}, nil
 }
 
-func (j *job) batch(ctx context.Context, step int) (*denoise.Batch, error) {
-	if j.prior == nil {
-		return j.pictures.Batch(ctx, step)
+func (t *tuning) batch(ctx context.Context, step int) (*denoise.Batch, error) {
+	if t.prior == nil {
+		return t.pictures.Batch(ctx, step)
 	}
-	return denoise.JoinedBatch(ctx, j.pictures, j.prior, step, 1, j.config.PriorWeight)
+	return denoise.JoinedBatch(ctx, t.pictures, t.prior, step, 1, t.config.PriorWeight)
 }
 
-func (j *job) updateAverage() (err error) {
-	decay := j.config.EMADecay
+func (t *tuning) updateAverage() (err error) {
+	decay := t.config.EMADecay
 	if decay == 0 {
 		return nil
 	}
-	rate := train.EMA{Decay: decay}.Rate(j.descent.Steps())
-	previous := j.average
+	rate := train.EMA{Decay: decay}.Rate(t.descent.Steps())
+	previous := t.average
 	if previous == nil {
-		previous = j.descent.Selected()
+		previous = t.descent.Selected()
 	}
 	// previous + rate·(new − previous): two coefficients that float32 does not let add up to 1 would let a slow average drift.
-	next, err := j.space.Combine(
+	next, err := t.space.Combine(
 		hypergrad.Term[denoise.Vector]{Coefficient: 1, Vector: previous},
 		hypergrad.Term[denoise.Vector]{Coefficient: -rate, Vector: previous},
-		hypergrad.Term[denoise.Vector]{Coefficient: rate, Vector: j.descent.Selected()},
+		hypergrad.Term[denoise.Vector]{Coefficient: rate, Vector: t.descent.Selected()},
 	)
 	if err != nil {
 		return err
 	}
-	j.average.Free()
-	j.average = next
+	t.average.Free()
+	t.average = next
 	return nil
 }
 
-func (j *job) save() ([]*weights.Tensor, any, error) {
-	tensors, err := j.descent.Tensors("")
+func (t *tuning) save() ([]*weights.Tensor, any, error) {
+	tensors, err := t.descent.Tensors("")
 	if err != nil {
 		return nil, nil, err
 	}
-	for i, t := range j.average {
-		values, err := engine.Values(t)
+	for i, x := range t.average {
+		values, err := engine.Values(x)
 		if err != nil {
 			return nil, nil, err
 		}
-		name := "average." + j.selected.Specs(j.net)[i].Name
-		tensors = append(tensors, weights.NewFloat32(name, engine.Shape(t), values))
+		name := "average." + t.selected.Specs(t.net)[i].Name
+		tensors = append(tensors, weights.NewFloat32(name, engine.Shape(x), values))
 	}
 	return tensors, struct{}{}, nil
 }
 
-func (j *job) restore(steps int, source weights.Source, _ func(any) error) error {
-	if err := j.descent.Restore("", steps, source); err != nil {
+func (t *tuning) restore(steps int, source weights.Source, _ func(any) error) error {
+	if err := t.descent.Restore("", steps, source); err != nil {
 		return err
 	}
-	if j.config.EMADecay == 0 || steps == 0 {
+	if t.config.EMADecay == 0 || steps == 0 {
 		return nil
 	}
-	like := j.descent.Selected()
-	for i, s := range j.selected.Specs(j.net) {
-		t, err := source.Tensor("average." + s.Name)
+	like := t.descent.Selected()
+	for i, s := range t.selected.Specs(t.net) {
+		x, err := source.Tensor("average." + s.Name)
 		if err != nil {
 			return fmt.Errorf("checkpoint: %w", err)
 		}
-		values, err := t.Float32()
+		values, err := x.Float32()
 		if err != nil {
 			return fmt.Errorf("checkpoint: %w", err)
 		}
-		if !slices.Equal(t.Shape, engine.Shape(like[i])) {
-			return fmt.Errorf("checkpoint: average.%s is %v, not %v", s.Name, t.Shape, engine.Shape(like[i]))
+		if !slices.Equal(x.Shape, engine.Shape(like[i])) {
+			return fmt.Errorf("checkpoint: average.%s is %v, not %v", s.Name, x.Shape, engine.Shape(like[i]))
 		}
-		j.average = append(j.average, engine.Float32s(values, t.Shape...))
+		t.average = append(t.average, engine.Float32s(values, x.Shape...))
 	}
 	return nil
 }
 
 // result hands the parameters over: the average where one was kept, the last ones otherwise.
-func (j *job) result(start *sd.Params) *Result {
-	r := &Result{UNet: start, Adapter: j.adapter}
-	point, owned := j.descent.Release()
-	final := j.selected.Of(point)
+func (t *tuning) result(start *sd.Params) *Result {
+	r := &Result{UNet: start, Adapter: t.adapter}
+	point, owned := t.descent.Release()
+	final := t.selected.Of(point)
 	if owned {
 		r.owned = append(r.owned, final...)
 	}
-	if j.average != nil {
-		final = j.average
+	if t.average != nil {
+		final = t.average
 		r.owned = append(r.owned, final...)
 	}
-	r.owned = append(r.owned, j.initial...)
-	if j.adapter == nil {
+	r.owned = append(r.owned, t.initial...)
+	if t.adapter == nil {
 		r.UNet = start.WithTensors(final)
 		return r
 	}
-	r.Factors = j.adapter.Params(final)
+	r.Factors = t.adapter.Params(final)
 	return r
 }
 
-func (j *job) free() {
-	if j.descent != nil {
-		j.descent.Free()
+func (t *tuning) free() {
+	if t.descent != nil {
+		t.descent.Free()
 	}
-	j.average.Free()
-	engine.Free(j.initial...)
+	t.average.Free()
+	engine.Free(t.initial...)
 }

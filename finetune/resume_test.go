@@ -20,6 +20,11 @@ func createRun(t testing.TB, path string) *train.RunDir {
 	return run
 }
 
+// in gives a run to the hooks of a fine-tuning.
+func in(run *train.RunDir) func() (*train.RunDir, error) {
+	return func() (*train.RunDir, error) { return run, nil }
+}
+
 // Stopped before the first and after every single step, a fine-tuning ends with the very bits of one that was never stopped.
 func TestResumedEqualsUninterrupted(t *testing.T) {
 	m, d := load(t), blue(t)
@@ -43,7 +48,7 @@ func TestResumedEqualsUninterrupted(t *testing.T) {
 				if stop == 0 {
 					close(finish)
 				}
-				_, err := Run(context.Background(), m, m.UNetParams, config, d, Hooks{Run: run, Finish: finish, OnEvent: func(e train.Event) {
+				_, err := Run(context.Background(), m, m.UNetParams, config, d, Hooks{OpenRun: in(run), Finish: finish, OnEvent: func(e train.Event) {
 					if e.Step == stop {
 						close(finish)
 					}
@@ -57,7 +62,7 @@ func TestResumedEqualsUninterrupted(t *testing.T) {
 				}
 				defer run.Close()
 			}
-			parts, _ := tune(t, m, config, d, Hooks{Run: run})
+			parts, _ := tune(t, m, config, d, Hooks{OpenRun: in(run)})
 			if !identical(trained(t, whole), trained(t, parts)) {
 				t.Error("the weights differ")
 			}
@@ -74,7 +79,7 @@ func TestResumedEqualsUninterrupted(t *testing.T) {
 				}
 			}
 			// A finished run gives its result again without a step.
-			again, more := tune(t, m, config, d, Hooks{Run: run})
+			again, more := tune(t, m, config, d, Hooks{OpenRun: in(run)})
 			if len(more) != 0 || !identical(trained(t, whole), trained(t, again)) {
 				t.Error("a finished run does not give its result again")
 			}
@@ -91,7 +96,7 @@ func TestNonFiniteLossStopsBeforeTheStep(t *testing.T) {
 	run := createRun(t, filepath.Join(t.TempDir(), "run"))
 	var steps []int
 	_, err := Run(context.Background(), m, m.UNetParams, config, d, Hooks{
-		Run: run, CheckpointEvery: 1, OnEvent: func(e train.Event) { steps = append(steps, e.Step) },
+		OpenRun: in(run), CheckpointEvery: 1, OnEvent: func(e train.Event) { steps = append(steps, e.Step) },
 	})
 	var bad *train.ErrNonFinite
 	if !errors.As(err, &bad) || bad.Step != 2 || bad.What != "loss" {
@@ -115,13 +120,13 @@ func TestCheckpointOfAnotherShapeIsRefused(t *testing.T) {
 	m, d := load(t), blue(t)
 	run := createRun(t, filepath.Join(t.TempDir(), "run"))
 	config := short(LoRA)
-	tune(t, m, config, d, Hooks{Run: run})
+	tune(t, m, config, d, Hooks{OpenRun: in(run)})
 	config.Rank, config.Steps = 2, 5
-	if _, err := Run(context.Background(), m, m.UNetParams, config, d, Hooks{Run: run}); err == nil {
+	if _, err := Run(context.Background(), m, m.UNetParams, config, d, Hooks{OpenRun: in(run)}); err == nil {
 		t.Error("a checkpoint of rank 4 was continued at rank 2")
 	}
 	config.Rank, config.EMADecay = 4, 0.9
-	if _, err := Run(context.Background(), m, m.UNetParams, config, d, Hooks{Run: run}); err == nil {
+	if _, err := Run(context.Background(), m, m.UNetParams, config, d, Hooks{OpenRun: in(run)}); err == nil {
 		t.Error("a checkpoint without an average was continued with one")
 	}
 }

@@ -3,6 +3,7 @@ package mini
 import (
 	"fmt"
 	"path/filepath"
+	"strings"
 
 	"github.com/resalign/resalign/sd"
 	"github.com/resalign/resalign/weights"
@@ -51,7 +52,7 @@ func NewModelDir(dir string, vae *Autoencoder, seed uint64) error {
 			config       any
 			params       *sd.Params
 		}{
-			{"text_encoder", "model", textJSON(text.Config), sd.RandomParams(text.Specs(), seed)},
+			{"text_encoder", "model", textJSON(text.Config), textParams(text, seed)},
 			{"unet", sd.UNetWeightsName, unetJSON(unet.Config), sd.RandomParams(unet.Specs(), seed)},
 			{"vae", sd.UNetWeightsName, vaeJSON(vae.VAE.Config), vae.Params},
 		} {
@@ -67,6 +68,26 @@ func NewModelDir(dir string, vae *Autoencoder, seed uint64) error {
 		}
 		return writeJSON(at("model_index.json"), indexJSON())
 	})
+}
+
+// textParams are random, and stay so: only the UNet is trained. A word must then mean the same wherever it stands, so
+// what would mix words and places into each other is drawn twenty times smaller than usual: positions, and the outputs
+// of attention and feed-forward. What is left is close to one random direction for each word.
+func textParams(text *sd.TextEncoder, seed uint64) *sd.Params {
+	p := sd.RandomParams(text.Specs(), seed)
+	for i, s := range p.Specs {
+		for _, mixing := range []string{"position_embedding", "out_proj", "mlp.fc2"} {
+			if !strings.Contains(s.Name, mixing) {
+				continue
+			}
+			p.Tensors[i].MustMutableFlatData(func(flat any) {
+				for k := range flat.([]float32) {
+					flat.([]float32)[k] /= 20
+				}
+			})
+		}
+	}
+	return p
 }
 
 func writeParams(path string, params *sd.Params, metadata map[string]string) error {

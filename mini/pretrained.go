@@ -84,4 +84,3 @@ func (l *Labeller) Detect(ctx context.Context, pictures []*data.RGB) ([]score.La
 	}
 	return labels, nil
 }
-

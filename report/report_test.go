@@ -6,7 +6,6 @@ import (
 	"testing"
 )
 
-
 func TestX(t *testing.T) {
 	path := filepath.Join(t.ArtifactDir(), "report.html")
 	if err := Write(path, samplePage(t)); err != nil {

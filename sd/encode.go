@@ -27,8 +27,8 @@ type Embedding struct {
 // EncodePrompt turns a prompt into its embedding. Prompts are encoded one at a time, so that an embedding depends on
 // nothing but its own text.
 func (m *Model) EncodePrompt(ctx context.Context, prompt string) (*Embedding, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
 	}
 	out := &Embedding{}
 	var parts [][]float32
@@ -119,8 +119,8 @@ type Moments struct {
 
 // EncodePicture maps a picture [3, height, width] in [−1, 1] to the moments of its latents.
 func (m *Model) EncodePicture(ctx context.Context, pixels []float32, height, width int) (Moments, error) {
-	if err := ctx.Err(); err != nil {
-		return Moments{}, err
+	if ctx.Err() != nil {
+		return Moments{}, context.Cause(ctx)
 	}
 	if _, _, err := m.LatentSize(height, width); err != nil {
 		return Moments{}, err
@@ -164,8 +164,8 @@ func (m *Model) Decode(ctx context.Context, latents []float32, h, w int) ([]floa
 
 // DecodeBatch maps scaled latents [batch, channels, h, w] to pictures [batch, 3, 8h, 8w] at once.
 func (m *Model) DecodeBatch(ctx context.Context, latents []float32, batch, h, w int) ([]float32, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
 	}
 	n := len(m.VAEParams.Tensors)
 	f, err := m.function("vae decoder", func(_ *ad.Tape, in []*ad.Value) []*ad.Value {

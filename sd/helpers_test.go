@@ -14,7 +14,7 @@ import (
 
 const (
 	tinySD   = "../testdata/golden/tiny-sd"
-	tinySDXL = "../testdata/golden-xl/tiny-sdxl"
+	tinySDXL = "../testdata/references/sdxl-small/model"
 
 	unetFile = "unet/diffusion_pytorch_model.safetensors"
 	vaeFile  = "vae/diffusion_pytorch_model.safetensors"

@@ -2,8 +2,10 @@ package sd
 
 import (
 	"bytes"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -56,8 +58,8 @@ func TestLoadErrors(t *testing.T) {
 		"context width":           {tinySD, replace("unet/config.json", `"cross_attention_dim": 32`, `"cross_attention_dim": 48`), []string{"cross_attention_dim = 48", "width 32"}},
 		"inpainting":              {tinySD, replace("unet/config.json", `"in_channels": 4`, `"in_channels": 9`), []string{"in_channels = 9", "inpainting"}},
 		"pooled width": {
-			tinySDXL, replace("unet/config.json", `"projection_class_embeddings_input_dim": 144`, `"projection_class_embeddings_input_dim": 145`),
-			[]string{"pooled text embedding of width 49", "48"},
+			tinySDXL, replace("unet/config.json", `"projection_class_embeddings_input_dim": 34`, `"projection_class_embeddings_input_dim": 35`),
+			[]string{"pooled text embedding of width 11", "10"},
 		},
 		"vocabulary":      {tinySD, replace("text_encoder/config.json", `"vocab_size": 1514`, `"vocab_size": 1513`), []string{"1514 tokens", "1513"}},
 		"prediction type": {tinySD, replace("scheduler/scheduler_config.json", `"epsilon"`, `"flow"`), []string{"scheduler_config.json", "prediction_type", "flow"}},
@@ -107,6 +109,38 @@ func TestLoadErrors(t *testing.T) {
 				t.Errorf("error %q is not one line that names the place", err)
 			}
 		})
+	}
+}
+
+// transformers 5 writes the text encoder without its outer module, and the published files have it: both are one model.
+func TestTextEncoderNamesOfBothKinds(t *testing.T) {
+	dir := copyModel(t, tinySDXL)
+	file := filepath.Join(dir, "text_encoder/model.safetensors")
+	renamed := 0
+	rewrite(t, file, func(tensors map[string]*weights.Tensor) {
+		for _, x := range slices.Collect(maps.Values(tensors)) {
+			if strings.HasPrefix(x.Name, "text_model.") {
+				t.Fatalf("the model to begin with has the published name %s", x.Name)
+			}
+			delete(tensors, x.Name)
+			x = x.Renamed("text_model." + x.Name)
+			tensors[x.Name] = x
+			renamed++
+		}
+	})
+	if renamed == 0 {
+		t.Fatal("nothing was renamed")
+	}
+	now, err := load(t, tinySDXL).EncodePrompt(t.Context(), "a photo of a red circle")
+	if err != nil {
+		t.Fatal(err)
+	}
+	published, err := load(t, dir).EncodePrompt(t.Context(), "a photo of a red circle")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(now.Context, published.Context) {
+		t.Error("the same weights under both names give different embeddings")
 	}
 }
 

@@ -151,7 +151,7 @@ func (m *Model) loadTower(name string) error {
 		return fmt.Errorf("%s makes prompts of %d tokens, but the text encoder in %s takes %d", m.path(folder), t.Tokenizer.Length(), m.path(name), config.Tokens)
 	}
 	t.Params, err = loadComponent(m.path(name), "model", func(s weights.FileSource) (*Params, error) {
-		return LoadParams(s, m.path(name), t.Encoder.Specs(), nil, func(n string) bool {
+		return LoadParams(s, m.path(name), t.Encoder.Specs(), textAlias, func(n string) bool {
 			return strings.HasSuffix(n, "embeddings.position_ids") // a buffer: 0 … 76
 		})
 	})

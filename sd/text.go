@@ -3,6 +3,7 @@ package sd
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/resalign/resalign/ad"
 	"github.com/resalign/resalign/nn"
@@ -107,6 +108,9 @@ func NewTextEncoder(c TextConfig) *TextEncoder {
 	t.specs = b.Specs()
 	return t
 }
+
+// textAlias gives the name of a parameter in files that transformers 5 writes: its CLIPTextModel has no outer module.
+func textAlias(name string) string { return strings.TrimPrefix(name, "text_model.") }
 
 // Specs lists the parameters, in the order of the layers.
 func (t *TextEncoder) Specs() []nn.Spec { return slices.Clone(t.specs) }

@@ -168,6 +168,12 @@ func leftOver(path string, entry fs.DirEntry, recipe []byte) (bool, error) {
 	return false, nil
 }
 
+// IsRun tells whether the folder at path holds a run, finished or not, that ResumeRun can open.
+func IsRun(path string) bool {
+	there, err := exists(filepath.Join(path, runFile))
+	return there || err != nil // what cannot be looked at may be one
+}
+
 // ResumeRun opens the run folder at path to continue it. recipe must have the bytes that the run was created with; nil
 // takes the stored one, see Recipe. A finished run can be opened as well, see Info.
 func ResumeRun(path string, recipe []byte, session Session) (*RunDir, error) {

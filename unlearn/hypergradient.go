@@ -24,7 +24,7 @@ func (t *trainer) resilience(ctx context.Context, step int, v *view, harm *harmB
 	if err := train.CheckFinite("harmful loss after fine-tuning", value, step+1); err != nil {
 		return nil, err
 	}
-	right, err := t.space.Combine(term(lambda*harm.sign, g))
+	right, err := t.space.Combine(term(lambda*harm.sign*t.push(), g))
 	if err != nil {
 		return nil, err
 	}
@@ -83,7 +83,7 @@ func (t *trainer) implicit(ctx context.Context, v *view, p denoise.Point, batch 
 	}
 	defer g.Free()
 	t.gradients += float64(harm.size)
-	direct, err := t.space.Combine(term(lambda*harm.sign, g))
+	direct, err := t.space.Combine(term(lambda*harm.sign*t.push(), g))
 	if err != nil {
 		return nil, hypergrad.Report{}, err
 	}

@@ -78,3 +78,28 @@ func (t *trainer) guidedAway(ctx context.Context, b *denoise.Batch, size int) (*
 	}
 	return out[0], nil
 }
+
+// Depth control (objective.depth): the harmful error is averaged over about depthMemory steps, and the harmful gradient
+// is scaled by the distance to the wanted depth, in full until depthBand of it is left, and backwards above it.
+const (
+	depthMemory = 5.0
+	depthBand   = 0.2
+)
+
+// push is the factor of the harmful gradient that holds the depth.
+func (t *trainer) push() float64 {
+	depth := t.recipe.Objective.Depth
+	if depth == 0 || t.depth == 0 {
+		return 1
+	}
+	return min(1, max(-1, (depth-t.depth)/(depthBand*depth)))
+}
+
+// observeDepth takes note of the harmful error of a step.
+func (t *trainer) observeDepth(harm float64) {
+	if t.depth == 0 {
+		t.depth = -harm
+		return
+	}
+	t.depth += (-harm - t.depth) / depthMemory
+}

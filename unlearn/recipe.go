@@ -48,6 +48,7 @@ type Recipe struct {
 type Objective struct {
 	Harm       string  `toml:"harm"`        // ascent: −‖ε_θ − ε‖²; esd: ‖ε_θ − negatively guided ε_θ₀‖²
 	Cap        float64 `toml:"cap"`         // ascent: the error of one picture from which on it is not raised further; 0: none
+	Depth      float64 `toml:"depth"`       // ascent: the error on harmful pictures that is steered to and held; 0: as far as it goes
 	Eta        float64 `toml:"eta"`         // esd: strength of the negative guidance
 	BasePrompt string  `toml:"base_prompt"` // esd: what to think of instead; empty: the unconditional prediction
 	Lambda     float64 `toml:"lambda"`      // λ, the weight of resilience
@@ -183,6 +184,9 @@ func (r Recipe) Validate() []recipe.Problem {
 	v.check(r.Method != Ascent || o.Harm == Ascent, "objective.harm", "method ascent needs harm = \"ascent\"")
 	v.between("objective.lambda", o.Lambda, 0, 1)
 	v.notNegative("objective.cap", o.Cap)
+	v.notNegative("objective.depth", o.Depth)
+	v.check(o.Depth == 0 || o.Harm == Ascent, "objective.depth", "only harm = \"ascent\" has a depth to hold")
+	v.check(o.Depth == 0 || o.Cap == 0 || o.Cap > o.Depth, "objective.cap", "%v must be above objective.depth = %v, or nothing would push that far", o.Cap, o.Depth)
 	v.notNegative("objective.eta", o.Eta)
 	v.notNegative("objective.alpha", o.Alpha)
 	v.notNegative("objective.alpha_final", o.AlphaFinal)

@@ -143,7 +143,7 @@ func (t *trainer) prepareData(ctx context.Context, h Hooks) error {
 	}
 	before := 0
 	for _, name := range slices.Sorted(maps.Keys(sets)) {
-		err := sets[name].Prepare(ctx, func(done, _ int) {
+		err := sets[name].Prepare(ctx, h.Finish, func(done, _ int) {
 			if h.OnPrepare != nil {
 				h.OnPrepare(before+done, total)
 			}

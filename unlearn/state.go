@@ -17,6 +17,7 @@ import (
 // state is what a checkpoint holds beside tensors. There are no generators in it: every draw is a function of the step.
 type state struct {
 	Gradients float64               `json:"gradients"`
+	Depth     float64               `json:"depth"`
 	Chains    map[string]chainState `json:"chains,omitempty"`
 }
 
@@ -31,7 +32,7 @@ func (t *trainer) save() ([]*weights.Tensor, any, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	s := state{Gradients: t.gradients, Chains: map[string]chainState{}}
+	s := state{Gradients: t.gradients, Depth: t.depth, Chains: map[string]chainState{}}
 	for _, name := range slices.Sorted(maps.Keys(t.views)) {
 		c := t.views[name].chain
 		if c == nil {
@@ -60,7 +61,7 @@ func (t *trainer) restore(steps int, source weights.Source, read func(any) error
 	if err := t.outer.Restore("theta.", steps, source); err != nil {
 		return err
 	}
-	t.gradients = s.Gradients
+	t.gradients, t.depth = s.Gradients, s.Depth
 	for name, at := range s.Chains {
 		v := t.views[name]
 		if v == nil {

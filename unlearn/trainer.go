@@ -40,6 +40,7 @@ type trainer struct {
 	base, null      *sd.Embedding // objective esd
 	views           map[string]*view
 	gradients       float64 // evaluated so far, in gradients of one picture
+	depth           float64 // running mean of the error on harmful pictures; 0 before the first step
 }
 
 // Costs of one evaluation for one picture, in gradients: a forward pass is a third of a gradient, and a Hessian–vector
@@ -182,6 +183,7 @@ func (t *trainer) step(ctx context.Context, step int) (map[string]any, error) {
 		return nil, err
 	}
 	fields := sum.fields()
+	t.observeDepth(fields["harmful_loss"].(float64))
 	fields["lambda"], fields["alpha"] = lambda, alpha
 	fields["hypergradient_norm"] = norm
 	fields["learning_rate"] = rate * t.recipe.Outer.LearningRate
@@ -259,5 +261,5 @@ func (t *trainer) direct(ctx context.Context, step, at int, harm *harmBatch, lam
 	if err := train.CheckFinite("retain loss", retain, step+1); err != nil {
 		return nil, err
 	}
-	return t.space.Combine(term((1-lambda)*harm.sign, g), term(alpha, gr))
+	return t.space.Combine(term((1-lambda)*harm.sign*t.push(), g), term(alpha, gr))
 }

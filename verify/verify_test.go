@@ -18,8 +18,10 @@ import (
 )
 
 const (
-	golden   = "../testdata/golden"
-	goldenXL = "../testdata/golden-xl"
+	golden  = "../testdata/golden"
+	sd1Full = "../testdata/references/sd1-full"
+	sd2     = "../testdata/references/sd2"
+	sdxl    = "../testdata/references/sdxl-small"
 )
 
 func openEngine(t testing.TB) *engine.Engine {
@@ -59,9 +61,20 @@ func TestReferences(t *testing.T) {
 			"resalign hypergrad γ=0.1": 64, "resalign hypergrad γ=0.5": 64, "resalign hypergrad γ=1.0": 64, "resalign hypergrad": 64,
 			"resalign hypergrad γ=1.0 (central differences)": 64, "resalign theta_next": 64, "resalign losses": 3,
 		},
-		goldenXL: {
+		sd1Full: {
+			"pipeline token_ids": 2, "pipeline cond": 1, "pipeline uncond": 1, "pipeline vae.mean": 1, "pipeline vae.decoded": 1,
+			"pipeline ddim.image": 1, "pipeline pndm.latents": 1, "pipeline dpmsolver.latents": 1, "pipeline euler.latents": 1,
+			"unet noisy": 1, "unet grad": 11, "unet hvp_of_grad": 11, "unet grad_norms": 684, "unet hvp_of_grad_norms": 684,
+		},
+		sd2: {
+			"pipeline token_ids": 2, "pipeline cond": 1, "pipeline uncond": 1, "pipeline ddim.latents": 1, "pipeline ddim.image": 1,
+			"pipeline dpmsolver.latents": 1, "pipeline euler.latents": 1, "unet target": 1, "unet grad": 11, "unet hvp_of_grad": 11,
+			"unet grad_norms": 442, "unet hvp_of_grad_norms": 442,
+		},
+		sdxl: {
 			"pipeline token_ids_2": 2, "pipeline cond": 1, "pipeline pooled": 1, "pipeline ddim.latents": 1, "pipeline ddim.image": 1,
-			"unet grad": 26, "unet grad_norms": 840, "unet hvp_of_grad_norms": 840,
+			"pipeline dpmsolver.latents": 1, "pipeline euler.latents": 1, "unet pred": 1, "unet grad": 13, "unet hvp_of_grad": 13,
+			"unet grad_norms": 618, "unet hvp_of_grad_norms": 618,
 		},
 	} {
 		checks, result := groups(t, dir, e)
@@ -170,7 +183,7 @@ func TestPerturbedReferencesFail(t *testing.T) {
 			}, []string{"retain.teacher", "hypergrad γ=0.5", "hypergrad γ=0.5 (central differences)", "theta_next"},
 		},
 		{
-			"norms", goldenXL,
+			"norms", sdxl,
 			[]string{"unet", "pipeline"},
 			map[string]float32{"grad_norms": 1.001, "hvp_of_grad_norms": 1.01},
 			[]string{"grad_norms", "hvp_of_grad_norms"},
@@ -293,7 +306,7 @@ func TestBadReferencesAreClearErrors(t *testing.T) {
 		"product missing":    {without(golden, "unet", "hvp.conv_in.bias"), []string{`"hvp.conv_in.bias"`}},
 		"direction missing":  {without(golden, "unet", "v.conv_in.bias"), []string{`"v.conv_in.bias"`}},
 		"context missing":    {without(golden, "unet", "context"), []string{`"context"`}},
-		"conditions missing": {edited(goldenXL, "unet", func(map[string]*weights.Tensor, map[string]string) {}), []string{`"context"`, "tiny-sdxl"}},
+		"conditions missing": {edited(sdxl, "unet", func(map[string]*weights.Tensor, map[string]string) {}), []string{`"context"`, "of the model model"}},
 		"wrong rank":         {reshaped("noisy", 2, 4), []string{`"noisy"`, "[2 4]", "[any 4 any any]"}},
 		"wrong size":         {reshaped("noisy", 2, 4, 5, 5), []string{`"noisy"`, "5×5"}},
 		"empty":              {reshaped("noisy", 0, 4, 16, 16), []string{`"noisy"`, "[0 4 16 16]"}},
@@ -315,14 +328,14 @@ func TestBadReferencesAreClearErrors(t *testing.T) {
 			}
 			tensors["retain.timesteps"] = x
 		}), []string{"retain", "65536"}},
-		"size conditions": {edited(goldenXL, "pipeline", func(tensors map[string]*weights.Tensor, _ map[string]string) {
+		"size conditions": {edited(sdxl, "pipeline", func(tensors map[string]*weights.Tensor, _ map[string]string) {
 			tensors["time_ids"] = weights.NewFloat32("time_ids", []int{2, 6}, make([]float32, 12))
-		}), []string{`"time_ids"`, "[32 32 0 0 32 32]"}},
+		}), []string{`"time_ids"`, "[16 16 0 0 16 16]"}},
 		"names of norms": {func(t *testing.T) string {
-			dir := copyReference(t, goldenXL, []string{"unet", "pipeline"}, nil)
-			writeFile(t, filepath.Join(dir, "unet-tiny-sdxl.names.json"), `["conv_in.weight"]`)
+			dir := copyReference(t, sdxl, []string{"unet", "pipeline"}, nil)
+			writeFile(t, filepath.Join(dir, "unet-model.names.json"), `["conv_in.weight"]`)
 			return dir
-		}, []string{"unet-tiny-sdxl.names.json", "840"}},
+		}, []string{"unet-model.names.json", "618"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := Run(t.Context(), test.dir(t), e, nil)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/resalign/resalign/finetune"
+	"github.com/resalign/resalign/recipe"
 	"github.com/resalign/resalign/train"
 )
 
@@ -17,7 +19,7 @@ func newFinetune() *cobra.Command {
 	var (
 		c      = &console{}
 		engine engineFlags
-		typed  = defaultTuning(finetune.Full) // what was typed on top of the defaults of "full"
+		typed  = finetune.DefaultJob(finetune.Full) // what was typed on top of the defaults of "full"
 		out    string
 		resume bool
 	)
@@ -43,20 +45,20 @@ average is what is saved. Ctrl-C finishes the step, saves and says how to go on.
 	flags := cmd.Flags()
 	flags.StringVar(&out, "out", "", "the run's folder, new or empty")
 	flags.BoolVar(&resume, "resume", false, "go on with the interrupted run in --out; other flags need not be repeated")
-	bindTuning(flags, &typed)
+	bindJob(flags, &typed)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := needFlags(cmd, "out"); err != nil {
 			return err
 		}
-		t := defaultTuning(typed.Method)
+		j := finetune.DefaultJob(typed.Method)
 		if resume {
-			stored, err := storedTuning(out)
+			stored, err := finetune.ReadJob(out)
 			if err != nil {
 				return err
 			}
-			t = stored
+			j = stored
 		}
-		if err := copyChanged(flags, &t); err != nil {
+		if err := copyChanged(flags, &j); err != nil {
 			return err
 		}
 		if !resume {
@@ -64,8 +66,8 @@ average is what is saved. Ctrl-C finishes the step, saves and says how to go on.
 				return err
 			}
 		}
-		if err := t.check(); err != nil {
-			return usageError{err}
+		if err := jobMisuse(j.Validate()); err != nil {
+			return err
 		}
 		e, closeEngine, err := engine.open(cmd)
 		if err != nil {
@@ -74,18 +76,16 @@ average is what is saved. Ctrl-C finishes the step, saves and says how to go on.
 		defer closeEngine()
 		finish, ctx, stop := watchInterrupts(cmd, c, "step")
 		defer stop()
-		job := tuningJob{
-			engine: e, tuning: t, out: out, resume: resume, finish: finish, warn: c.warnOnce(),
-			onPrepare: func(done, total int) { c.progress("reading pictures", done, total, "") },
-			onEvent:   func(event train.Event) { c.progress("fine-tuning", event.Step, t.Steps, eventNote(event)) },
-			session:   train.Session{Program: programVersion(), Engine: e.Description(), Command: os.Args, Seeds: map[string]uint64{"seed": t.Seed}},
-		}
-		result, err := job.run(ctx)
+		result, err := finetune.RunJob(ctx, e, out, j, finetune.JobHooks{
+			Resume: resume, Finish: finish, Warn: c.warnOnce(), Program: programVersion(), Command: os.Args,
+			OnPrepare: func(done, total int) { c.progress("reading pictures", done, total, "") },
+			OnEvent:   func(event train.Event) { c.progress("fine-tuning", event.Step, j.Steps, eventNote(event)) },
+		})
 		c.endProgress()
 		if err != nil {
-			return stopped(err, tuningCommand(flags, out, isRun(out))...)
+			return stopped(err, jobCommand(flags, out, train.IsRun(out))...)
 		}
-		return c.result(result, func(w io.Writer) {
+		return c.result(tuned{Out: out, Model: result.Model, LoRA: result.LoRA, Log: result.Log, Steps: result.Steps}, func(w io.Writer) {
 			if result.Model != "" {
 				fmt.Fprintf(w, "model  %s\n", result.Model)
 			}
@@ -98,24 +98,45 @@ average is what is saved. Ctrl-C finishes the step, saves and says how to go on.
 	return cmd
 }
 
-// bindTuning declares a flag for every setting of a fine-tuning.
-func bindTuning(f *pflag.FlagSet, t *tuning) {
-	f.StringVar(&t.Model, "model", t.Model, "the model, a diffusers directory")
-	f.StringVar(&t.LoRA, "lora", t.LoRA, "an adapter to merge into the model first")
-	f.StringVar(&t.Data, "data", t.Data, "folder of captioned pictures; dreambooth: of pictures of the subject")
-	f.StringVar(&t.Prior, "prior", t.Prior, "dreambooth: folder of captioned pictures of the subject's class")
-	f.StringVar(&t.Contaminate, "contaminate", t.Contaminate, "folder of harmful captioned pictures to mix in")
-	f.Float64Var(&t.Ratio, "ratio", t.Ratio, "share of the draws that --contaminate has, from 0 to 1")
-	f.StringVar(&t.Cache, "cache", t.Cache, "folder that keeps encoded pictures and prompts between runs")
-	f.BoolVar(&t.NoMerge, "no-merge", t.NoMerge, "lora: write the adapter only, not the merged model")
-	f.IntVar(&t.CheckpointEvery, "checkpoint-every", t.CheckpointEvery, "steps between checkpoints; 0: only at the end and on Ctrl-C")
-	f.StringArrayVar(&t.Preview.Prompts, "preview-prompt", nil, "prompt of a preview picture (may be repeated)")
-	f.IntVar(&t.Preview.Every, "preview-every", t.Preview.Every, "steps between previews; 0: none")
-	f.IntVar(&t.Preview.Options.Steps, "preview-steps", t.Preview.Options.Steps, "sampling steps of previews")
-	f.Float64Var(&t.Preview.Options.Guidance, "preview-guidance", t.Preview.Options.Guidance, "guidance scale of previews")
-	f.StringVar(&t.Preview.Options.Scheduler, "preview-scheduler", t.Preview.Options.Scheduler, "sampler of previews (default: the model's own)")
+// tuned is the result of the command as JSON.
+type tuned struct {
+	Out   string `json:"out"`
+	Model string `json:"model,omitempty"`
+	LoRA  string `json:"lora,omitempty"`
+	Log   string `json:"log"`
+	Steps int    `json:"steps"`
+}
 
-	c := &t.Config
+// jobMisuse names the flags of the settings that cannot be used.
+func jobMisuse(problems []recipe.Problem) error {
+	var parts []string
+	for _, p := range problems {
+		parts = append(parts, "--"+strings.NewReplacer("_", "-", ".", "-").Replace(p.Key)+": "+p.Message)
+	}
+	if len(parts) == 0 {
+		return nil
+	}
+	return usageError{errors.New(strings.Join(parts, "; "))}
+}
+
+// bindJob declares a flag for every setting of a fine-tuning.
+func bindJob(f *pflag.FlagSet, j *finetune.Job) {
+	f.StringVar(&j.Model, "model", j.Model, "the model, a diffusers directory")
+	f.StringVar(&j.LoRA, "lora", j.LoRA, "an adapter to merge into the model first")
+	f.StringVar(&j.Data, "data", j.Data, "folder of captioned pictures; dreambooth: of pictures of the subject")
+	f.StringVar(&j.Prior, "prior", j.Prior, "dreambooth: folder of captioned pictures of the subject's class")
+	f.StringVar(&j.Contaminate, "contaminate", j.Contaminate, "folder of harmful captioned pictures to mix in")
+	f.Float64Var(&j.Ratio, "ratio", j.Ratio, "share of the draws that --contaminate has, from 0 to 1")
+	f.StringVar(&j.Cache, "cache", j.Cache, "folder that keeps encoded pictures and prompts between runs")
+	f.BoolVar(&j.NoMerge, "no-merge", j.NoMerge, "lora: write the adapter only, not the merged model")
+	f.IntVar(&j.CheckpointEvery, "checkpoint-every", j.CheckpointEvery, "steps between checkpoints; 0: only at the end and on Ctrl-C")
+	f.StringArrayVar(&j.Preview.Prompts, "preview-prompt", nil, "prompt of a preview picture (may be repeated)")
+	f.IntVar(&j.Preview.Every, "preview-every", j.Preview.Every, "steps between previews; 0: none")
+	f.IntVar(&j.Preview.Options.Steps, "preview-steps", j.Preview.Options.Steps, "sampling steps of previews")
+	f.Float64Var(&j.Preview.Options.Guidance, "preview-guidance", j.Preview.Options.Guidance, "guidance scale of previews")
+	f.StringVar(&j.Preview.Options.Scheduler, "preview-scheduler", j.Preview.Options.Scheduler, "sampler of previews (default: the model's own)")
+
+	c := &j.Config
 	f.StringVar(&c.Method, "method", c.Method, "what is trained: full, lora or dreambooth")
 	f.IntVar(&c.Steps, "steps", c.Steps, "optimizer steps")
 	f.IntVar(&c.BatchSize, "batch-size", c.BatchSize, "pictures per batch")
@@ -140,11 +161,11 @@ func bindTuning(f *pflag.FlagSet, t *tuning) {
 }
 
 // copyChanged applies the flags that were given to other settings.
-func copyChanged(given *pflag.FlagSet, t *tuning) (err error) {
+func copyChanged(given *pflag.FlagSet, j *finetune.Job) (err error) {
 	into := pflag.NewFlagSet("", pflag.ContinueOnError)
-	prompts, targets := t.Preview.Prompts, t.Targets
-	bindTuning(into, t)
-	t.Preview.Prompts, t.Targets = prompts, targets // declaring a list empties it
+	prompts, targets := j.Preview.Prompts, j.Targets
+	bindJob(into, j)
+	j.Preview.Prompts, j.Targets = prompts, targets // declaring a list empties it
 	given.Visit(func(f *pflag.Flag) {
 		own := into.Lookup(f.Name)
 		if own == nil || err != nil {
@@ -159,8 +180,8 @@ func copyChanged(given *pflag.FlagSet, t *tuning) (err error) {
 	return err
 }
 
-// tuningCommand is the command line that takes the work up again: the run's folder says the rest, once there is one.
-func tuningCommand(given *pflag.FlagSet, out string, started bool) []string {
+// jobCommand is the command line that takes the work up again: the run's folder says the rest, once there is one.
+func jobCommand(given *pflag.FlagSet, out string, started bool) []string {
 	words := []string{"resalign", "finetune"}
 	if started {
 		return append(words, "--out", out, "--resume")

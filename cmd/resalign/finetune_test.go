@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/resalign/resalign/engine"
+	"github.com/resalign/resalign/finetune"
 	"github.com/resalign/resalign/recipe"
 	"github.com/resalign/resalign/sd"
 	"github.com/resalign/resalign/train"
@@ -72,7 +73,7 @@ func TestFinetuneMethods(t *testing.T) {
 	for _, name := range []string{"run.json", "previews/step-00000002.png", "checkpoints/step-00000002/complete.json"} {
 		read(t, full, name)
 	}
-	var stored tuning
+	var stored finetune.Job
 	if err := recipe.Decode(filepath.Join(full, "recipe.toml"), &stored); err != nil || stored.LearningRate != 1e-3 || stored.Data != examples+"/people" {
 		t.Errorf("the stored recipe is %+v: %v", stored, err)
 	}
@@ -140,16 +141,16 @@ func TestFinetuneOptionsMatter(t *testing.T) {
 		t.Error("without the cache and on one thread the weights differ")
 	}
 	// All defaults depend on the method; what is given wins.
-	var lora, given tuning
+	var lora, given finetune.Job
 	for _, c := range []struct {
-		into *tuning
+		into *finetune.Job
 		args []string
 	}{{&lora, []string{"--method", "lora"}}, {&given, []string{"--method", "lora", "--learning-rate", "1e-5", "--targets", "to_q,to_k", "--flip=false"}}} {
 		cmd := newFinetune()
 		if err := cmd.ParseFlags(c.args); err != nil {
 			t.Fatal(err)
 		}
-		*c.into = defaultTuning("lora")
+		*c.into = finetune.DefaultJob("lora")
 		if err := copyChanged(cmd.Flags(), c.into); err != nil {
 			t.Fatal(err)
 		}

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
 
 	"github.com/spf13/cobra"
 
+	"github.com/resalign/resalign/data"
 	"github.com/resalign/resalign/generate"
 )
 
@@ -14,7 +16,7 @@ func newGenerate() *cobra.Command {
 	var (
 		c         = &console{}
 		engine    engineFlags
-		g         = generation{Options: generate.Defaults()}
+		l         = generate.List{Options: generate.Defaults()}
 		texts     []string
 		list, out string
 		share     string
@@ -39,36 +41,36 @@ flags; or a .txt file with one prompt per line.`,
 	addConsole(cmd, c)
 	engine.add(cmd, "auto", "what computes, such as go")
 	f := cmd.Flags()
-	f.StringVar(&g.Model, "model", "", "the model, a diffusers directory")
-	f.StringVar(&g.LoRA, "lora", "", "an adapter to merge into the model first")
+	f.StringVar(&l.Model, "model", "", "the model, a diffusers directory")
+	f.StringVar(&l.LoRA, "lora", "", "an adapter to merge into the model first")
 	f.StringArrayVar(&texts, "prompt", nil, "a prompt (may be repeated)")
 	f.StringVar(&list, "prompts", "", "a list of prompts: .csv, .jsonl or .txt")
-	f.IntVar(&g.Images, "images", 1, "pictures for each prompt")
-	f.StringVar(&g.Negative, "negative-prompt", "", "what guidance steers away from")
-	f.IntVar(&g.Steps, "steps", g.Steps, "sampling steps")
-	f.Float64Var(&g.Guidance, "guidance", g.Guidance, "guidance scale; 1 or less: none")
-	f.StringVar(&g.Scheduler, "scheduler", "", "sampler (default: the model's own)")
-	f.IntVar(&g.Height, "height", 0, "pixels (default: the size the model was trained on)")
-	f.IntVar(&g.Width, "width", 0, "pixels (default: the size the model was trained on)")
-	f.Uint64Var(&g.Seed, "seed", 42, "seed of every picture")
+	f.IntVar(&l.Images, "images", 1, "pictures for each prompt")
+	f.StringVar(&l.Negative, "negative-prompt", "", "what guidance steers away from")
+	f.IntVar(&l.Steps, "steps", l.Steps, "sampling steps")
+	f.Float64Var(&l.Guidance, "guidance", l.Guidance, "guidance scale; 1 or less: none")
+	f.StringVar(&l.Scheduler, "scheduler", "", "sampler (default: the model's own)")
+	f.IntVar(&l.Height, "height", 0, "pixels (default: the size the model was trained on)")
+	f.IntVar(&l.Width, "width", 0, "pixels (default: the size the model was trained on)")
+	f.Uint64Var(&l.Seed, "seed", 42, "seed of every picture")
 	f.StringVar(&share, "shard", "0/1", "make only the pictures of share i of n, as in 0/4")
 	f.StringVar(&out, "out", "", "folder for the pictures")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := needFlags(cmd, "model", "out"); err != nil {
 			return err
 		}
-		var err error
-		if g.Shard, err = parseShard(share); err != nil {
-			return misuse(cmd, "%w", err)
-		}
 		if (len(texts) > 0) == (list != "") {
 			return misuse(cmd, "give either --prompt or --prompts")
 		}
-		if g.Images < 1 || g.Images > maxImages {
-			return misuse(cmd, "--images %d must lie between 1 and %d", g.Images, maxImages)
+		var err error
+		if l.Shard, err = generate.ParseShard(share); err != nil {
+			return settingMisuse(cmd, err)
 		}
-		if g.Prompts, err = prompts(texts, list); err != nil {
+		if l.Prompts, err = prompts(texts, list); err != nil {
 			return err
+		}
+		if err := l.Validate(); err != nil {
+			return settingMisuse(cmd, err)
 		}
 		e, closeEngine, err := engine.open(cmd)
 		if err != nil {
@@ -77,11 +79,15 @@ flags; or a .txt file with one prompt per line.`,
 		defer closeEngine()
 		finish, ctx, stop := watchInterrupts(cmd, c, "picture")
 		defer stop()
-		result, err := g.run(ctx, e, out, finish, c)
+		filled, err := generate.Fill(ctx, e, l, out, generate.FillHooks{
+			Finish: finish, Warn: c.warn,
+			OnPicture: func(done, total int, prompt string) { c.progress("making pictures", done, total, cut(prompt, 40)) },
+		})
 		c.endProgress()
 		if err != nil {
 			return stopped(err, append([]string{"resalign"}, os.Args[1:]...)...)
 		}
+		result := generated{Out: out, Made: filled.Made, Skipped: filled.Skipped}
 		return c.result(result, func(w io.Writer) {
 			fmt.Fprintf(w, "made %s in %s", count(result.Made, "picture"), out)
 			if result.Skipped > 0 {
@@ -91,4 +97,31 @@ flags; or a .txt file with one prompt per line.`,
 		})
 	}
 	return cmd
+}
+
+// generated is the result of the command as JSON.
+type generated struct {
+	Out     string `json:"out"`
+	Made    int    `json:"made"`
+	Skipped int    `json:"skipped"`
+}
+
+// prompts are those of the command line or of a list.
+func prompts(texts []string, list string) ([]data.Prompt, error) {
+	if list != "" {
+		return data.ReadPrompts(list)
+	}
+	var out []data.Prompt
+	for i, text := range texts {
+		out = append(out, data.Prompt{Text: text, Row: i + 1})
+	}
+	return out, nil
+}
+
+// settingMisuse names the flag of a setting that cannot be used.
+func settingMisuse(cmd *cobra.Command, err error) error {
+	if setting := new(generate.SettingError); errors.As(err, &setting) {
+		return misuse(cmd, "--%s %s", setting.Key, setting.Message)
+	}
+	return err
 }

@@ -1,7 +1,11 @@
 package main
 
 import (
+	"io"
+
 	"github.com/spf13/cobra"
+
+	"github.com/resalign/resalign/inspect"
 )
 
 func newInspect() *cobra.Command {
@@ -16,11 +20,11 @@ says where.`,
 		Example: "  resalign inspect lora.safetensors\n  resalign inspect models/stable-diffusion-v1-4 --json\n  resalign inspect unet.bin --tensors",
 		Args:    argument("the path of a file or folder"),
 		RunE: func(_ *cobra.Command, args []string) error {
-			found, err := inspect(args[0], tensors)
+			found, err := inspect.Path(args[0], tensors)
 			if err != nil {
 				return err
 			}
-			return c.result(found, found.write)
+			return c.result(found, func(w io.Writer) { writeFound(w, found) })
 		},
 	}
 	addConsole(cmd, c)

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+
+	"github.com/resalign/resalign/inspect"
 )
 
 // tripwire sends the process an interrupt when a text is first written to it.
@@ -64,7 +66,7 @@ func TestFinetuneInterrupted(t *testing.T) {
 	if again != commandLine("resalign", "finetune", "--out", parts, "--resume") {
 		t.Errorf("it goes on with %s", again)
 	}
-	found := decode[inspection](t, succeed(t, "inspect", parts, "--json"))
+	found := decode[inspect.Found](t, succeed(t, "inspect", parts, "--json"))
 	if found.Run.Finished != "" || found.Run.Steps < 1 || found.Run.Steps >= 12 || len(found.Run.Checkpoints) != 1 {
 		t.Errorf("after the interrupt the run is %+v", found.Run)
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/resalign/resalign/inspect"
 	"github.com/resalign/resalign/recipe"
 	"github.com/resalign/resalign/unlearn"
 	"github.com/resalign/resalign/weights"
@@ -138,7 +139,7 @@ func TestUnlearn(t *testing.T) {
 	if err != nil || len(lora.Layers) != 32 {
 		t.Errorf("the adapter has %v layers: %v", lora, err)
 	}
-	found := decode[inspection](t, succeed(t, "inspect", out, "--json"))
+	found := decode[inspect.Found](t, succeed(t, "inspect", out, "--json"))
 	if found.Run == nil || found.Run.Finished == "" || found.Run.Steps != 2 || found.Run.Model == "" {
 		t.Errorf("inspect says %+v", found.Run)
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"math"
 	"regexp"
 	"strconv"
@@ -63,22 +62,6 @@ func commandLine(args ...string) string {
 	}
 	return strings.Join(words, " ")
 }
-
-// shard is a share of numbered work: the numbers that leave the rest index when divided by of.
-type shard struct{ index, of int }
-
-// parseShard reads i/n with 0 ≤ i < n.
-func parseShard(s string) (shard, error) {
-	i, n, ok := strings.Cut(s, "/")
-	index, err1 := strconv.Atoi(i)
-	of, err2 := strconv.Atoi(n)
-	if !ok || err1 != nil || err2 != nil || of < 1 || index < 0 || index >= of {
-		return shard{}, fmt.Errorf("shard %q is not of the form i/n with i from 0 to n−1, such as 0/4", s)
-	}
-	return shard{index, of}, nil
-}
-
-func (s shard) has(i int) bool { return i%s.of == s.index }
 
 // finite is x, or the largest number where x is none: JSON has no infinity.
 func finite(x float64) float64 {

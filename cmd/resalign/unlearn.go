@@ -1,10 +1,8 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -81,7 +79,7 @@ Every key is explained in docs/recipes.md; "resalign init" writes a recipe to st
 		})
 		c.endProgress()
 		if err != nil {
-			if isRun(r.Out) {
+			if train.IsRun(r.Out) {
 				again = append(again, "--resume")
 			}
 			return stopped(err, again...)
@@ -124,12 +122,6 @@ func unlearnCommand(path string, set []string, out, model string, e engineFlags)
 		words = append(words, "--threads", fmt.Sprint(e.threads))
 	}
 	return words
-}
-
-// isRun tells whether a folder holds a run that can be resumed.
-func isRun(dir string) bool {
-	_, err := os.Stat(filepath.Join(dir, "run.json"))
-	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // eventNote shows the losses of a step beside the progress bar.

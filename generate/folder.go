@@ -1,7 +1,8 @@
-package main
+package generate
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/resalign/resalign/data"
 )
 
 const (
@@ -22,8 +25,8 @@ type pictureFolder struct {
 	tasks []task // of all shards, and as many of each prompt as a folder can hold
 }
 
-// pictureSettings are what the pictures of a folder have in common; model, adapter and prompts as SHA-256.
-type pictureSettings struct {
+// folderSettings are what the pictures of a folder have in common; model, adapter and prompts as SHA-256.
+type folderSettings struct {
 	Model     string  `json:"model"`
 	LoRA      string  `json:"lora,omitempty"`
 	Prompts   string  `json:"prompts"`
@@ -33,11 +36,12 @@ type pictureSettings struct {
 	Scheduler string  `json:"scheduler,omitempty"`
 	Height    int     `json:"height,omitempty"`
 	Width     int     `json:"width,omitempty"`
+	Batch     int     `json:"batch,omitempty"`
 	Seed      uint64  `json:"seed"`
 }
 
 // open makes the folder, or checks that it was made with the same settings.
-func (f *pictureFolder) open(s pictureSettings) error {
+func (f *pictureFolder) open(s folderSettings) error {
 	path := filepath.Join(f.dir, settingsFile)
 	content, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -46,24 +50,24 @@ func (f *pictureFolder) open(s pictureSettings) error {
 	if err != nil {
 		return fmt.Errorf("the folder for pictures cannot be used: %w", err)
 	}
-	var stored pictureSettings
+	var stored folderSettings
 	if err := json.Unmarshal(content, &stored); err != nil {
-		return fmt.Errorf("%s is damaged: %w; choose another folder with --out", path, err)
+		return fmt.Errorf("%s is damaged: %w; choose another folder", path, err)
 	}
 	if stored != s {
-		return fmt.Errorf("%s holds pictures made with other settings (%s); choose another folder with --out", f.dir, stored.difference(s))
+		return fmt.Errorf("%s holds pictures made with other settings (%s); choose another folder", f.dir, stored.difference(s))
 	}
 	return nil
 }
 
-func (f *pictureFolder) create(path string, s pictureSettings) error {
+func (f *pictureFolder) create(path string, s folderSettings) error {
 	entries, err := os.ReadDir(f.dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("the folder for pictures cannot be used: %w", err)
 	}
 	for _, e := range entries {
 		if !strings.HasPrefix(e.Name(), ".") { // a partial file, or what file managers leave
-			return fmt.Errorf("%s is not empty (it holds %s) and was not made by this command; choose another folder with --out", f.dir, e.Name())
+			return fmt.Errorf("%s is not empty (it holds %s) and was not made by generating pictures; choose another folder", f.dir, e.Name())
 		}
 	}
 	if err := os.MkdirAll(f.dir, 0o755); err != nil {
@@ -77,7 +81,7 @@ func (f *pictureFolder) create(path string, s pictureSettings) error {
 }
 
 // difference names the settings in which two folders differ.
-func (s pictureSettings) difference(o pictureSettings) string {
+func (s folderSettings) difference(o folderSettings) string {
 	var parts []string
 	note := func(name string, a, b any) {
 		if a != b {
@@ -98,6 +102,7 @@ func (s pictureSettings) difference(o pictureSettings) string {
 	note("scheduler", fmt.Sprintf("%q", s.Scheduler), fmt.Sprintf("%q", o.Scheduler))
 	note("height", s.Height, o.Height)
 	note("width", s.Width, o.Width)
+	note("batch", s.Batch, o.Batch)
 	note("seed", s.Seed, o.Seed)
 	return strings.Join(parts, ", ")
 }
@@ -113,6 +118,24 @@ func (f *pictureFolder) names() (map[string]bool, error) {
 		names[e.Name()] = true
 	}
 	return names, nil
+}
+
+// make makes pictures and puts them into the folder.
+func (f *pictureFolder) make(ctx context.Context, g *Generator, tasks []task) error {
+	var requests []Request
+	for _, t := range tasks {
+		requests = append(requests, Request{Prompt: t.text, Seed: t.seed})
+	}
+	pictures, err := g.Pictures(ctx, requests)
+	if err != nil {
+		return err
+	}
+	for i, t := range tasks {
+		if err := data.SavePNG(filepath.Join(f.dir, t.file()), pictures[i].Image); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // pictureRow is a line of metadata.jsonl.

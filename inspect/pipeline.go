@@ -1,10 +1,9 @@
-package main
+package inspect
 
 import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -39,30 +38,30 @@ func readJSON(path string, into any) error {
 	return nil
 }
 
-// pipelineSummary is what a diffusers directory says about the whole model.
-type pipelineSummary struct {
+// Pipeline is what a diffusers directory says about the whole model.
+type Pipeline struct {
 	Class      string `json:"class"`
 	Scheduler  string `json:"scheduler,omitempty"`
 	Prediction string `json:"prediction_type,omitempty"`
 	Resolution int    `json:"resolution,omitempty"` // pixels
 }
 
-// component is a part of a pipeline.
-type component struct {
-	Name    string          `json:"name"`
-	Class   string          `json:"class"`
-	Weights *weightsSummary `json:"weights,omitempty"`
+// Component is a part of a pipeline.
+type Component struct {
+	Name    string   `json:"name"`
+	Class   string   `json:"class"`
+	Weights *Weights `json:"weights,omitempty"`
 
 	notes []string
 }
 
 // inspectPipeline looks at a diffusers directory.
-func inspectPipeline(path string, tensors bool) (*inspection, error) {
+func inspectPipeline(path string, tensors bool) (*Found, error) {
 	var index map[string]json.RawMessage
 	if err := readJSON(filepath.Join(path, "model_index.json"), &index); err != nil {
 		return nil, err
 	}
-	found := &inspection{Path: path, Kind: "diffusers model", Pipeline: &pipelineSummary{Class: "unknown"}}
+	found := &Found{Path: path, Kind: "diffusers model", Pipeline: &Pipeline{Class: "unknown"}}
 	if raw, ok := index["_class_name"]; ok && json.Unmarshal(raw, &found.Pipeline.Class) != nil {
 		return nil, fmt.Errorf("%s: _class_name is not a string", filepath.Join(path, "model_index.json"))
 	}
@@ -91,7 +90,7 @@ func inspectPipeline(path string, tensors bool) (*inspection, error) {
 	return found, nil
 }
 
-func (f *inspection) readScheduler(path string) {
+func (f *Found) readScheduler(path string) {
 	config, err := diffusion.LoadConfig(filepath.Join(path, "scheduler", "scheduler_config.json"))
 	if err != nil {
 		f.Notes = append(f.Notes, err.Error())
@@ -101,8 +100,8 @@ func (f *inspection) readScheduler(path string) {
 }
 
 // readComponent looks at a component's folder. Tokenizers, schedulers and the like have no weights.
-func readComponent(dir, name, class string, tensors bool) (c component, err error) {
-	c = component{Name: name, Class: class}
+func readComponent(dir, name, class string, tensors bool) (c Component, err error) {
+	c = Component{Name: name, Class: class}
 	switch _, err := os.Stat(dir); {
 	case errors.Is(err, fs.ErrNotExist):
 		c.notes = append(c.notes, fmt.Sprintf("%s is named in model_index.json, but its folder is missing", name))
@@ -165,20 +164,17 @@ func configClass(path string) (string, error) {
 	return "unknown", nil
 }
 
-func (p *pipelineSummary) write(w io.Writer) {
-	fmt.Fprintf(w, "  %s", cut(p.Class, 100))
-	if p.Scheduler != "" {
-		fmt.Fprintf(w, ", scheduler %s, predicts %s", cut(p.Scheduler, 100), p.Prediction)
+// unusable gives the reason why the program cannot load a component, if there is one.
+func unusable(class, dir string) error {
+	config := filepath.Join(dir, "config.json")
+	var err error
+	switch class {
+	case "UNet2DConditionModel":
+		_, err = sd.ReadUNetConfig(config)
+	case "AutoencoderKL":
+		_, err = sd.ReadVAEConfig(config)
+	case "CLIPTextModel", "CLIPTextModelWithProjection":
+		_, err = sd.ReadTextConfig(config)
 	}
-	if p.Resolution > 0 {
-		fmt.Fprintf(w, ", pictures of %d×%d", p.Resolution, p.Resolution)
-	}
-	fmt.Fprintln(w)
-}
-
-func (c component) write(w io.Writer) {
-	fmt.Fprintf(w, "  %s: %s\n", cut(c.Name, 100), cut(c.Class, 100))
-	if c.Weights != nil {
-		c.Weights.write(w, "    ")
-	}
+	return err
 }

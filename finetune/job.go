@@ -1,0 +1,102 @@
+package finetune
+
+import (
+	"fmt"
+	"path/filepath"
+
+	"github.com/resalign/resalign/data"
+	"github.com/resalign/resalign/generate"
+	"github.com/resalign/resalign/recipe"
+	"github.com/resalign/resalign/train"
+)
+
+// Job is everything that a fine-tuning from files depends on; the folder of its run keeps it as recipe.toml.
+type Job struct {
+	Model       string  `toml:"model"`       // a diffusers directory
+	LoRA        string  `toml:"lora"`        // file of an adapter to merge into the model first; empty: none
+	Data        string  `toml:"data"`        // folder of captioned pictures; dreambooth: of pictures of the subject
+	Prior       string  `toml:"prior"`       // dreambooth: folder of captioned pictures of the subject's class; empty: none
+	Contaminate string  `toml:"contaminate"` // folder of harmful captioned pictures to mix in; empty: none
+	Ratio       float64 `toml:"ratio"`       // share of the draws that Contaminate has, above 0 and at most 1
+	Cache       string  `toml:"cache"`       // folder for encoded pictures and prompts; empty: memory only
+
+	NoMerge         bool `toml:"no_merge"`         // lora: write the adapter only
+	CheckpointEvery int  `toml:"checkpoint_every"` // steps; 0: only at the end and when asked to finish
+
+	Config
+	Preview Preview `toml:"preview"`
+}
+
+// DefaultJob is a job with the [Defaults] of a method. It names no model and no data yet.
+func DefaultJob(method string) Job {
+	return Job{Config: Defaults(method), CheckpointEvery: 50, Preview: Preview{Options: generate.Defaults()}}
+}
+
+// ReadJob reads the job of a run that was begun in a folder, to continue it.
+func ReadJob(dir string) (Job, error) {
+	var j Job
+	if !train.IsRun(dir) {
+		return j, fmt.Errorf("cannot resume %s: it holds no run; start a new one or name another folder", dir)
+	}
+	return j, recipe.Decode(filepath.Join(dir, "recipe.toml"), &j)
+}
+
+// Validate lists the settings that cannot be used or that contradict one another, before any file is read.
+func (j Job) Validate() []recipe.Problem {
+	var problems []recipe.Problem
+	bad := func(wrong bool, key, format string, args ...any) {
+		if wrong {
+			problems = append(problems, recipe.Problem{Key: key, Message: fmt.Sprintf(format, args...)})
+		}
+	}
+	dreamBooth := j.Method == DreamBooth
+	bad(j.Model == "", "model", "is missing; name a diffusers directory")
+	bad(j.Data == "", "data", "is missing; name a folder of pictures")
+	bad(j.Prior != "" && !dreamBooth, "prior", "%q is only for method %s", j.Prior, DreamBooth)
+	bad(j.Contaminate != "" && dreamBooth, "contaminate", "%q does not go with method %s, which gives all pictures one prompt", j.Contaminate, DreamBooth)
+	bad(j.Contaminate == "" && j.Ratio != 0, "ratio", "%v needs contaminate, the folder to mix in", j.Ratio)
+	bad(j.Contaminate != "" && !(j.Ratio > 0 && j.Ratio <= 1), "ratio", "%v must be above 0 and at most 1, the share of the draws that contaminate has", j.Ratio)
+	bad(j.NoMerge && j.Method != LoRA, "no_merge", "true is only for method %s", LoRA)
+	bad(j.CheckpointEvery < 0, "checkpoint_every", "%d must not be below 0", j.CheckpointEvery)
+	p := j.Preview
+	bad(p.Every < 0, "preview.every", "%d must not be below 0", p.Every)
+	bad(p.Every > 0 && len(p.Prompts) == 0, "preview.every", "%d needs a prompt of the previews", p.Every)
+	bad(p.Every == 0 && len(p.Prompts) > 0, "preview.every", "0 makes no use of the prompts of previews; set the steps between previews")
+	for _, p := range j.Problems() {
+		problems = append(problems, recipe.Problem{Key: p.Key, Message: p.Message})
+	}
+	return problems
+}
+
+// pictures opens the folders and reads what their files say about themselves.
+func (j Job) pictures() (Data, error) {
+	read := data.ReadFolder
+	if j.Method == DreamBooth {
+		read = data.ReadPictures
+	}
+	clean, err := read(j.Data)
+	if err != nil {
+		return Data{}, err
+	}
+	d := Data{Pictures: data.Mixture{{Folder: clean, Weight: 1}}}
+	if j.Contaminate != "" {
+		harmful, err := data.ReadFolder(j.Contaminate)
+		if err != nil {
+			return d, err
+		}
+		if d.Pictures, err = data.Contaminated(clean, harmful, j.Ratio); err != nil {
+			return d, err
+		}
+	}
+	if j.Prior != "" {
+		prior, err := data.ReadFolder(j.Prior)
+		if err != nil {
+			return d, err
+		}
+		d.Prior = data.Mixture{{Folder: prior, Weight: 1}}
+	}
+	return d, nil
+}
+
+// merges tells whether the job writes a model, rather than an adapter only.
+func (j Job) merges() bool { return j.Method != LoRA || !j.NoMerge }

@@ -1,0 +1,176 @@
+package finetune
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/resalign/resalign/data"
+	"github.com/resalign/resalign/denoise"
+	"github.com/resalign/resalign/engine"
+	"github.com/resalign/resalign/recipe"
+	"github.com/resalign/resalign/sd"
+	"github.com/resalign/resalign/train"
+	"github.com/resalign/resalign/weights"
+)
+
+// JobHooks connect a job to whoever started it. All are optional.
+type JobHooks struct {
+	Resume    bool                  // continue the run that is in the folder
+	Finish    <-chan struct{}       // closed: break the preparation off, or end after the step under way, saved
+	OnEvent   func(train.Event)     // receives what the event log receives
+	OnPrepare func(done, total int) // pictures encoded so far
+	Warn      func(string)          // sentences about what was found odd
+	Program   string                // version of the program, for the record
+	Command   []string              // its command line, for the record
+}
+
+// JobResult is where a finished job left its work.
+type JobResult struct {
+	Model string // folder: the adapted model as a diffusers directory; empty where only an adapter was asked for
+	LoRA  string // file: the adapter; empty unless one was trained
+	Log   string // file: what happened in each step
+	Steps int
+}
+
+const (
+	modelFolder = "model"
+	loraFile    = "lora.safetensors"
+)
+
+// cacheMemory bounds what encoded pictures and prompts may take in memory, beside the cache's folder.
+const cacheMemory = 2 << 30
+
+// runningJob is a job under way.
+type runningJob struct {
+	Job
+	engine *engine.Engine
+	out    string
+	hooks  JobHooks
+	cache  *data.Cache
+	run    *train.RunDir
+}
+
+// RunJob carries a job out: it makes the run's folder out (or continues it), trains, and writes the model. What can be
+// wrong with the input shows before the folder is made. A job that was asked to finish early returns
+// train.ErrInterrupted; a finished one that is resumed only tells again where its work is.
+func RunJob(ctx context.Context, e *engine.Engine, out string, j Job, h JobHooks) (_ *JobResult, err error) {
+	if problems := j.Validate(); len(problems) > 0 {
+		return nil, &recipe.Error{Name: "fine-tuning", Problems: problems}
+	}
+	r := &runningJob{Job: j, engine: e, out: out, hooks: h}
+	defer func() {
+		if r.run != nil {
+			err = errors.Join(err, r.run.Close())
+		}
+	}()
+	if h.Resume {
+		run, err := r.open()
+		if err != nil {
+			return nil, err
+		}
+		if run.Info().Finished != nil {
+			return r.result(), nil
+		}
+	}
+	pictures, err := j.pictures()
+	if err != nil {
+		return nil, err
+	}
+	if r.cache, err = data.OpenCache(j.Cache, cacheMemory, h.Warn); err != nil {
+		return nil, err
+	}
+	pictures.Cache = r.cache
+	m, err := sd.LoadWithLoRA(e, j.Model, j.LoRA)
+	if err != nil {
+		return nil, err
+	}
+	defer m.Free()
+	if err := j.Preview.check(ctx, m); err != nil {
+		return nil, err
+	}
+	result, err := Run(ctx, m, m.UNetParams, j.Config, pictures, r.tuningHooks())
+	if err != nil {
+		return nil, err
+	}
+	defer result.Free()
+	if err := r.export(m, result); err != nil {
+		return nil, err
+	}
+	return r.result(), r.run.Finish()
+}
+
+func (r *runningJob) tuningHooks() Hooks {
+	h := Hooks{
+		OpenRun: r.open, CheckpointEvery: r.CheckpointEvery, Finish: r.hooks.Finish,
+		OnEvent: r.hooks.OnEvent, OnPrepare: r.hooks.OnPrepare, Warn: r.hooks.Warn,
+	}
+	if r.Preview.Every > 0 {
+		h.Preview = func(ctx context.Context, net *denoise.Network, p denoise.Point, done int) error {
+			return r.Preview.save(ctx, r.run.PreviewsPath(), net, p, r.cache, r.Seed, done)
+		}
+	}
+	return h
+}
+
+// open makes the run's folder or, to resume, opens it, unless it is open already.
+func (r *runningJob) open() (_ *train.RunDir, err error) {
+	if r.run != nil {
+		return r.run, nil
+	}
+	encoded, err := recipe.Encode(r.Job)
+	if err != nil {
+		return nil, err
+	}
+	session := train.Session{
+		Program: r.hooks.Program, Engine: r.engine.Description(), Command: r.hooks.Command, Seeds: map[string]uint64{"seed": r.Seed},
+	}
+	if r.hooks.Resume {
+		r.run, err = train.ResumeRun(r.out, encoded, session)
+	} else {
+		r.run, err = train.CreateRun(r.out, encoded, session)
+	}
+	return r.run, err
+}
+
+func (r *runningJob) result() *JobResult {
+	result := &JobResult{Log: r.run.EventsPath(), Steps: r.Steps}
+	if r.merges() {
+		result.Model = filepath.Join(r.out, modelFolder)
+	}
+	if r.Method == LoRA {
+		result.LoRA = filepath.Join(r.out, loraFile)
+	}
+	return result
+}
+
+// export writes the adapter and the model. A model that is there was written whole by an earlier process of this run.
+func (r *runningJob) export(m *sd.Model, tuned *Result) error {
+	to, unet := r.result(), tuned.UNet
+	if tuned.Adapter != nil {
+		lora, err := tuned.Adapter.LoRA(tuned.Factors)
+		if err != nil {
+			return err
+		}
+		if err := weights.WriteLoRA(to.LoRA, lora, weights.F32, nil); err != nil {
+			return err
+		}
+	}
+	if !r.merges() {
+		return nil
+	}
+	if _, err := os.Stat(to.Model); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if tuned.Adapter != nil {
+		merged, made, err := m.Merge(unet, tuned.Adapter, tuned.Factors)
+		defer engine.Free(made...)
+		if err != nil {
+			return err
+		}
+		unet = merged
+	}
+	return m.Save(to.Model, unet)
+}

@@ -1,0 +1,143 @@
+package generate
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/resalign/resalign/data"
+	"github.com/resalign/resalign/sd"
+)
+
+// List is the pictures of a list of prompts, for a folder that [Fill] fills.
+type List struct {
+	Options
+	Model   string // a diffusers directory
+	LoRA    string // file of an adapter to merge into the model first; empty: none
+	Prompts []data.Prompt
+	Images  int    // of each prompt
+	Seed    uint64 // of the prompts that have none of their own
+	Shard   Shard
+}
+
+// MaxImages is how many pictures a prompt can have: what the two digits of a picture's name hold.
+const MaxImages = 100
+
+// SettingError is a setting that cannot be used, as opposed to a file that cannot.
+type SettingError struct{ Key, Message string }
+
+// Error is one sentence.
+func (e *SettingError) Error() string { return "generate: " + e.Key + " " + e.Message }
+
+// Validate returns a [*SettingError] for the first setting that cannot be used, before any file is read.
+func (l List) Validate() error {
+	switch {
+	case l.Images < 1 || l.Images > MaxImages:
+		return &SettingError{"images", fmt.Sprintf("%d must lie between 1 and %d", l.Images, MaxImages)}
+	case !l.Shard.valid():
+		return &SettingError{"shard", fmt.Sprintf("%d/%d is not one of i/n with i from 0 to n−1", l.Shard.Index, l.Shard.Of)}
+	case len(l.Prompts) == 0:
+		return &SettingError{"prompts", "are missing; give at least one"}
+	}
+	for _, p := range l.Prompts {
+		if strings.TrimSpace(p.Text) == "" {
+			return &SettingError{"prompt", fmt.Sprintf("%q is blank; write what the picture should show", p.Text)}
+		}
+	}
+	return nil
+}
+
+// Shard is a share of numbered work: the numbers that leave the rest Index when divided by Of. The zero value is all.
+type Shard struct{ Index, Of int }
+
+// ParseShard reads i/n with 0 ≤ i < n. Its error is a [*SettingError].
+func ParseShard(s string) (Shard, error) {
+	i, n, ok := strings.Cut(s, "/")
+	index, err1 := strconv.Atoi(i)
+	of, err2 := strconv.Atoi(n)
+	if shard := (Shard{index, of}); ok && err1 == nil && err2 == nil && of > 0 && shard.valid() {
+		return shard, nil
+	}
+	return Shard{}, &SettingError{"shard", fmt.Sprintf("%q is not of the form i/n with i from 0 to n−1, such as 0/4", s)}
+}
+
+func (s Shard) valid() bool { return s == Shard{} || s.Index >= 0 && s.Index < s.Of }
+
+func (s Shard) has(i int) bool { return s == Shard{} || i%s.Of == s.Index }
+
+// task is one picture to make.
+type task struct {
+	prompt, image int
+	text          string
+	guidance      float64
+	seed          Seed
+}
+
+func (t task) file() string { return fmt.Sprintf("%05d-%02d.png", t.prompt, t.image) }
+
+// tasks lists all pictures, those of other shards too, with the given number of each prompt. A prompt with a seed of its
+// own is numbered 0 under it, so that its pictures do not depend on the place in the list.
+func (l List) tasks(images int) []task {
+	var out []task
+	for i, p := range l.Prompts {
+		for k := range images {
+			t := task{prompt: i, image: k, text: p.Text, guidance: l.Guidance, seed: Seed{Run: l.Seed, Prompt: i, Image: k}}
+			if p.Seed != nil {
+				t.seed = Seed{Run: *p.Seed, Image: k}
+			}
+			if p.Guidance != nil {
+				t.guidance = *p.Guidance
+			}
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
+// settings names everything that the pictures depend on. The number of pictures for each prompt is not among it, as more
+// may be made later.
+func (l List) settings(m *sd.Model) (folderSettings, error) {
+	s := folderSettings{
+		Steps: l.Steps, Guidance: l.Guidance, Scheduler: l.Scheduler, Negative: l.Negative, Height: l.Height, Width: l.Width,
+		Batch: l.Batch, Seed: l.Seed,
+	}
+	hash := sha256.New()
+	components := []string{"unet", "vae", "scheduler"}
+	for _, t := range m.Towers {
+		components = append(components, t.Name, strings.Replace(t.Name, "text_encoder", "tokenizer", 1))
+	}
+	slices.Sort(components)
+	for _, component := range components {
+		h, err := m.ComponentHash(component)
+		if err != nil {
+			return s, err
+		}
+		fmt.Fprintln(hash, component, h)
+	}
+	s.Model = hex.EncodeToString(hash.Sum(nil))
+	if l.LoRA != "" {
+		content, err := os.ReadFile(l.LoRA)
+		if err != nil {
+			return s, fmt.Errorf("the adapter cannot be read: %w", err)
+		}
+		sum := sha256.Sum256(content)
+		s.LoRA = hex.EncodeToString(sum[:])
+	}
+	hash.Reset()
+	for _, p := range l.Prompts {
+		fmt.Fprintf(hash, "%q", p.Text)
+		if p.Seed != nil {
+			fmt.Fprintf(hash, " seed %d", *p.Seed)
+		}
+		if p.Guidance != nil {
+			fmt.Fprintf(hash, " guidance %v", *p.Guidance)
+		}
+		fmt.Fprintln(hash)
+	}
+	s.Prompts = hex.EncodeToString(hash.Sum(nil))
+	return s, nil
+}
