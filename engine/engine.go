@@ -29,6 +29,7 @@ func Open(spec string) (*Engine, error) {
 		if err != nil {
 			return nil, err
 		}
+		keepHeadroom()
 		return &Engine{backend: backend, kind: "go"}, nil
 	case spec == "xla" || strings.HasPrefix(spec, "xla:"):
 		return nil, fmt.Errorf("engine %q: this build of resalign carries no XLA support; use --engine go", spec)

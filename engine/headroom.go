@@ -1,0 +1,46 @@
+package engine
+
+import (
+	"runtime"
+	"runtime/metrics"
+)
+
+// The vector code of the Go backend reads the last, partial vector of an array as a whole one and masks it afterwards, so
+// it looks up to 63 bytes past the array's end (Go 1.27, simd.LoadFloat32x16Part and its kin). Inside the heap that is
+// harmless. At the very end of the memory that Go has mapped it is a fault that kills the process, and no recover can
+// catch it. The Go heap is filled from low addresses, so it is enough to keep mapped, unused memory behind it: a large
+// block that is allocated and dropped untouched costs address space only.
+const (
+	minHeadroom  = 1 << 30
+	headroomStep = 1 << 30
+	// maxHeadroom bounds what is asked of systems that refuse to promise more memory than they have.
+	maxHeadroom = 16 << 30
+)
+
+// keepHeadroom sees to it that at least as much mapped memory is free as is in use, and never less than minHeadroom.
+func keepHeadroom() {
+	free, used := heap()
+	want := min(max(minHeadroom, used), maxHeadroom)
+	if free >= want {
+		return
+	}
+	var blocks [][]byte // all at once: a block that was dropped would be handed out again
+	for missing := want - free + minHeadroom/2; ; missing -= headroomStep {
+		blocks = append(blocks, make([]byte, min(missing, headroomStep)))
+		if missing <= headroomStep {
+			break
+		}
+	}
+	runtime.KeepAlive(blocks)
+	blocks = nil
+	runtime.GC() // gives the untouched blocks back to the heap, not to the system
+}
+
+// heap returns how many bytes of the mapped heap are free and how many hold objects.
+func heap() (free, used uint64) {
+	samples := []metrics.Sample{
+		{Name: "/memory/classes/heap/free:bytes"}, {Name: "/memory/classes/heap/released:bytes"}, {Name: "/memory/classes/heap/objects:bytes"},
+	}
+	metrics.Read(samples)
+	return samples[0].Value.Uint64() + samples[1].Value.Uint64(), samples[2].Value.Uint64()
+}
