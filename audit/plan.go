@@ -46,7 +46,7 @@ type Adaptation struct {
 	Config finetune.Config // Steps is ignored: Steps below says how far
 	Data   finetune.Data
 	Steps  []int    // where the model is measured
-	Models []string // only these; none: all
+	Models []string // only these; nil: all
 }
 
 // Prompts is a list of prompts and how many pictures are made of it. Picture i belongs to prompt i mod the number of

@@ -100,7 +100,7 @@ func (a *auditor) model(ctx context.Context, m Model) ([]Row, error) {
 	a.report(row, found)
 	rows = append(rows, row)
 	for _, adaptation := range a.plan.Adaptations {
-		if len(adaptation.Models) > 0 && !slices.Contains(adaptation.Models, m.Name) {
+		if adaptation.Models != nil && !slices.Contains(adaptation.Models, m.Name) {
 			continue
 		}
 		cells, missing, err := a.cells(m, weights, adaptation)

@@ -32,7 +32,7 @@ func keepHeadroom() {
 		}
 	}
 	runtime.KeepAlive(blocks)
-	blocks = nil
+
 	runtime.GC() // gives the untouched blocks back to the heap, not to the system
 }
 

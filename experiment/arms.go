@@ -110,3 +110,22 @@ func (x *Experiment) open(parts ...string) (data.Mixture, error) {
 	}
 	return data.Mixture{{Folder: folder, Weight: 1}}, nil
 }
+
+// adaptation is what the evaluation does to the models, and after how many steps they are measured.
+type adaptation struct {
+	name  string
+	steps []int
+}
+
+func adaptations() []adaptation {
+	return []adaptation{{"diverse", []int{50, 100, 200}}, {"subject", []int{100}}}
+}
+
+// models tells an audit of one model whether the adaptation concerns it. The base model has nothing to recover, and is
+// measured as it is.
+func (a adaptation) models(name string) []string {
+	if name == Base {
+		return []string{}
+	}
+	return []string{name}
+}

@@ -148,7 +148,9 @@ func (x *Experiment) measure(ctx context.Context, m audit.Model, detector *mini.
 	}
 	cells := 1
 	for _, a := range plan.Adaptations {
-		cells += len(a.Steps)
+		if len(a.Models) > 0 {
+			cells += len(a.Steps)
+		}
 	}
 	err = x.stage("measuring "+m.Name, func() (bool, error) {
 		found := 0
@@ -202,7 +204,7 @@ func (x *Experiment) expect() {
 		}
 	}
 	const fineTunings, cells = 300, 5
-	x.total += float64(len(order)) * (fineTunings + cells*cellUnits)
+	x.total += float64(len(order)-1)*(fineTunings+cells*cellUnits) + cellUnits
 }
 
 // matchedGuess is about how many steps the matched ascent will have; it is only used to tell the time left.

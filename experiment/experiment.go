@@ -153,17 +153,14 @@ func (x *Experiment) plan(m audit.Model) (audit.Plan, error) {
 	p := audit.Plan{
 		Models: []audit.Model{m}, Harmful: score.Labels{"shape": mini.HarmShape, "colour": mini.HarmColour},
 		Generate: sampling(), Seed: x.seed, Keep: 12, HarmBatches: 8, HarmBatch: 32,
-		Harm:   audit.Prompts{List: prompts(mini.HarmPrompts(x.seed, false)), Pictures: x.pictures},
-		Benign: audit.Prompts{List: prompts(mini.BenignPrompts(x.seed, false)), Pictures: x.pictures},
+		Harm:   audit.Prompts{List: prompts(mini.HarmPrompts(x.seed, true)), Pictures: x.pictures},
+		Benign: audit.Prompts{List: prompts(mini.BenignPrompts(x.seed, true)), Pictures: x.pictures},
 	}
 	var err error
 	if p.HarmData, err = x.open("evaluation", "harm"); err != nil {
 		return p, err
 	}
-	for _, a := range []struct {
-		name  string
-		steps []int
-	}{{"diverse", []int{50, 100, 200}}, {"subject", []int{100}}} {
+	for _, a := range adaptations() {
 		pictures, err := x.open("evaluation", a.name)
 		if err != nil {
 			return p, err
@@ -174,6 +171,7 @@ func (x *Experiment) plan(m audit.Model) (audit.Plan, error) {
 		}
 		p.Adaptations = append(p.Adaptations, audit.Adaptation{
 			Name: a.name, Config: x.fineTuning(), Steps: a.steps, Data: finetune.Data{Pictures: pictures, Cache: cache},
+			Models: a.models(m.Name),
 		})
 	}
 	return p, nil

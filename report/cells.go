@@ -60,19 +60,12 @@ func arrange(rows []audit.Row, order []string, labels map[string]string) cells {
 	return c
 }
 
+// label is what to call a model or an adaptation.
 func (c cells) label(name string) string {
 	if label := c.labels[name]; label != "" {
 		return label
 	}
 	return name
-}
-
-// adaptationLabel is what to call an adaptation.
-func (c cells) adaptationLabel(name string) string {
-	if name == untouched && c.labels[name] == "" {
-		return "none (before)"
-	}
-	return c.label(name)
 }
 
 // steps lists where an adaptation was measured, ascending, with 0 for the models as they are.

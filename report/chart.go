@@ -16,8 +16,7 @@ type chart struct {
 	X, Y                   []tick
 	XLabel, YLabel         string
 	Series                 []series
-	Ends                   []end   // labels beside the lines
-	Corner                 *corner // a remark inside the plot
+	Ends                   []end // labels beside the lines
 }
 
 // series is a line with its band and points.
@@ -46,11 +45,6 @@ type end struct {
 	style
 	Text     string
 	X, Y, At float64
-}
-
-type corner struct {
-	X, Y float64
-	Text string
 }
 
 // frame returns an empty chart with room for labels on the right.
@@ -140,7 +134,10 @@ func labelRoom(names []string) float64 {
 	return 26 + 7.4*float64(longest)
 }
 
-// share writes a rate in percent with one decimal.
+// percent is the sign with a space that does not break.
+const percent = "\u00a0%"
+
+// share writes a rate in percent with one decimal, without the sign.
 func share(x float64) string { return strconv.FormatFloat(100*x, 'f', 1, 64) }
 
 // stepsOf writes a number of steps in words.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/resalign/resalign/audit"
 	"github.com/resalign/resalign/score"
 )
 
@@ -11,7 +12,7 @@ import (
 type measure struct {
 	id, name, axis string
 	of             func(*cell) score.Rate
-	ofRow          func(i int, c *cell) score.Rate
+	ofRow          func(audit.Row) score.Rate
 	height         float64
 	zoom           bool // the axis may begin above 0
 }
@@ -19,14 +20,14 @@ type measure struct {
 var harmful = measure{
 	"ip", "Harmful pictures", "harmful pictures (IP)",
 	func(c *cell) score.Rate { return c.ip },
-	func(i int, c *cell) score.Rate { return c.rows[i].IP },
+	func(r audit.Row) score.Rate { return r.IP },
 	300, false,
 }
 
 var benign = measure{
 	"benign", "Benign accuracy", "right benign pictures",
 	func(c *cell) score.Rate { return c.benign },
-	func(i int, c *cell) score.Rate { return c.rows[i].Benign },
+	func(r audit.Row) score.Rate { return r.Benign },
 	210, true,
 }
 
@@ -35,13 +36,13 @@ const chartWidth = 440
 // rateChart draws a rate against the steps of an adaptation, one line with its 95 % band per model. A baseline that was
 // not fine-tuned is a level line. ok is false if nothing was measured.
 func (v *viewer) rateChart(m measure, adaptation string) (c chart, ok bool) {
-	label := v.adaptationLabel(adaptation)
+	label := v.label(adaptation)
 	c = frame(m.id+"-"+slug(v.adaptations, adaptation), m.name+" after “"+label+"” fine-tuning", chartWidth, m.height, v.labelRoom)
 	c.XLabel, c.YLabel = "fine-tuning steps", m.axis
 	x := stepAxis(v.steps(adaptation), c.Left+6, c.Right-6)
 	low := 0.0
 	if m.zoom {
-		low = v.lowest(m, adaptation)
+		low = v.lowest(m)
 	}
 	y := shareAxis(low, c.Bottom, c.Top+4)
 	c.X, c.Y = x.ticks, y.ticks
@@ -65,8 +66,8 @@ func (v *viewer) rateChart(m measure, adaptation string) (c chart, ok bool) {
 			line.to(p.X, p.Y)
 			interval := rate.Wilson()
 			at, lows, highs = append(at, p.X), append(lows, y.at(math.Max(low, interval.Low))), append(highs, y.at(interval.High))
-			for i := range found.rows {
-				if r := m.ofRow(i, found); len(found.rows) > 1 && r.N > 0 {
+			for _, row := range found.rows {
+				if r := m.ofRow(row); len(found.rows) > 1 && r.N > 0 {
 					s.Dots = append(s.Dots, point{X: p.X, Y: y.at(math.Max(low, r.Value()))})
 				}
 			}
@@ -90,25 +91,26 @@ func (v *viewer) rateChart(m measure, adaptation string) (c chart, ok bool) {
 	return c, len(c.Series) > 0
 }
 
-// lowest is where an axis for the rates may begin: 0 unless all, with their intervals, lie in the upper half.
-func (v *viewer) lowest(m measure, adaptation string) float64 {
+// lowest is where the axes of a rate begin, the same for all adaptations so that they can be compared: 0 unless all
+// rates, with their intervals, lie well above it.
+func (v *viewer) lowest(m measure) float64 {
 	lowest := 1.0
-	for _, model := range v.models {
-		for _, found := range v.curve(model, adaptation) {
-			if rate := m.of(found); rate.N > 0 {
-				lowest = math.Min(lowest, rate.Wilson().Low)
-				for i := range found.rows {
-					if r := m.ofRow(i, found); r.N > 0 {
-						lowest = math.Min(lowest, r.Value())
-					}
-				}
+	for _, c := range v.at {
+		if rate := m.of(c); rate.N > 0 {
+			lowest = math.Min(lowest, rate.Wilson().Low)
+		}
+		for _, row := range c.rows {
+			if rate := m.ofRow(row); rate.N > 0 {
+				lowest = math.Min(lowest, rate.Value())
 			}
 		}
 	}
-	if lowest < 0.5 {
-		return 0
+	for _, start := range []float64{0.8, 0.6, 0.5} {
+		if lowest >= start {
+			return start
+		}
 	}
-	return 0.5
+	return 0
 }
 
 // point is a cell's rate with everything that is said about it.
@@ -116,10 +118,10 @@ func (v *viewer) point(c *cell, rate score.Rate) point {
 	interval := rate.Wilson()
 	where := "before fine-tuning"
 	if c.steps > 0 {
-		where = fmt.Sprintf("after %s of %s", stepsOf(c.steps), v.adaptationLabel(c.adaptation))
+		where = fmt.Sprintf("after %s of %s", stepsOf(c.steps), v.label(c.adaptation))
 	}
 	return point{
-		Tip:   fmt.Sprintf("%s, %s: %s %% [%s, %s], %d of %d", v.label(c.model), where, share(rate.Value()), share(interval.Low), share(interval.High), rate.K, rate.N),
+		Tip:   fmt.Sprintf("%s, %s: %s%s [%s, %s], %d of %d", v.label(c.model), where, share(rate.Value()), percent, share(interval.Low), share(interval.High), rate.K, rate.N),
 		Model: c.model, Adaptation: c.adaptation, Steps: c.steps, K: rate.K, N: rate.N,
 		Value: plain(rate.Value()), Low: plain(interval.Low), High: plain(interval.High),
 	}
@@ -131,14 +133,13 @@ func (v *viewer) planeChart(adaptation string) (c chart, ok bool) {
 	title := "Before fine-tuning"
 	last := v.last(adaptation)
 	if last > 0 {
-		title = fmt.Sprintf("After %s of “%s”", stepsOf(last), v.adaptationLabel(adaptation))
+		title = fmt.Sprintf("After %s of “%s”", stepsOf(last), v.label(adaptation))
 	}
 	c = frame("plane-"+slug(v.adaptations, adaptation), title, chartWidth, 300, 20)
 	c.XLabel, c.YLabel = "right benign pictures", "harmful pictures (IP)"
-	low := v.lowest(benign, adaptation)
+	low := v.lowest(benign)
 	x, y := shareAxis(low, c.Left+6, c.Right-8), shareAxis(0, c.Bottom, c.Top+4)
 	c.X, c.Y = x.ticks, y.ticks
-	c.Corner = &corner{c.Right - 10, c.Bottom - 8, "safe and useful"}
 	for _, model := range v.models {
 		s := series{style: v.styles[model], Name: v.label(model)}
 		var line path
@@ -154,7 +155,7 @@ func (v *viewer) planeChart(adaptation string) (c chart, ok bool) {
 			b := found.benign.Wilson()
 			h := found.ip.Wilson()
 			p.X, p.Y = x.at(found.benign.Value()), y.at(found.ip.Value())
-			p.Tip += fmt.Sprintf("; benign %s %% [%s, %s], %d of %d", share(found.benign.Value()), share(b.Low), share(b.High), found.benign.K, found.benign.N)
+			p.Tip += fmt.Sprintf("; benign %s%s [%s, %s], %d of %d", share(found.benign.Value()), percent, share(b.Low), share(b.High), found.benign.K, found.benign.N)
 			p.Hollow = found.steps == 0 && last > 0
 			if !p.Hollow {
 				var bars path

@@ -88,7 +88,7 @@ func (v *viewer) gallery(pictures *album, set, title string) (gallery, error) {
 	for _, adaptation := range v.adaptations {
 		last := v.last(adaptation)
 		columns = append(columns, place{adaptation: adaptation, steps: last})
-		g.Columns = append(g.Columns, fmt.Sprintf("After %s, %s", v.adaptationLabel(adaptation), stepsOf(last)))
+		g.Columns = append(g.Columns, fmt.Sprintf("After %s, %s", v.label(adaptation), stepsOf(last)))
 	}
 	same := true
 	for _, model := range v.models {

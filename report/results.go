@@ -5,8 +5,10 @@ import (
 	"encoding/csv"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"os"
+	"slices"
 	"strconv"
 
 	"github.com/resalign/resalign/audit"
@@ -52,9 +54,12 @@ func (r Results) encode() ([]byte, error) {
 	if err := r.check(); err != nil {
 		return nil, err
 	}
-	if r.Rows == nil {
-		r.Rows = []audit.Row{}
+	rows := make([]audit.Row, len(r.Rows))
+	for i, row := range r.Rows {
+		row.IPInterval, row.BenignInterval = row.IP.Wilson(), row.Benign.Wilson() // whoever made the row may not have set them
+		rows[i] = row
 	}
+	r.Rows = rows
 	if r.Seconds == nil {
 		r.Seconds = map[string]float64{}
 	}
@@ -96,20 +101,20 @@ func (r Results) check() error {
 			return fail("there are two such rows; leave one out")
 		}
 		seen[at] = true
-		for name, rate := range map[string]score.Rate{"ip": row.IP, "benign": row.Benign} {
+		for i, rate := range []score.Rate{row.IP, row.Benign} {
 			if rate.K < 0 || rate.K > rate.N || rate.N > maxCount {
-				return fail("%s of %d in %d pictures is not a rate; count again", name, rate.K, rate.N)
+				return fail("%s of %d in %d pictures is not a rate; count again", []string{"ip", "benign"}[i], rate.K, rate.N)
 			}
 		}
-		for name, value := range map[string]float64{"harm_mse": row.HarmMSE, "gradients": row.Gradients} {
+		for i, value := range []float64{row.HarmMSE, row.Gradients} {
 			if !finite(value) {
-				return fail("%s is %v, which a results file cannot hold; measure again, or use 0 for not measured", name, value)
+				return fail("%s is %v, which a results file cannot hold; measure again, or use 0 for not measured", []string{"harm_mse", "gradients"}[i], value)
 			}
 		}
 	}
-	for stage, seconds := range r.Seconds {
-		if !finite(seconds) {
-			return fmt.Errorf("seconds of stage %q are %v; give a finite number", stage, seconds)
+	for _, stage := range slices.Sorted(maps.Keys(r.Seconds)) {
+		if !finite(r.Seconds[stage]) {
+			return fmt.Errorf("seconds of stage %q are %v; give a finite number", stage, r.Seconds[stage])
 		}
 	}
 	return nil

@@ -95,11 +95,11 @@ func keepSamples(t *testing.T, dir string, rows []audit.Row, each int) {
 	}
 }
 
-func samplePage(t *testing.T) Page {
+func samplePage(t *testing.T, pictures int) Page {
 	t.Helper()
 	dir := t.TempDir()
 	rows := sampleRows(7)
-	keepSamples(t, dir, rows, 8)
+	keepSamples(t, dir, rows, pictures)
 	labels := map[string]string{"base": "Original", "esd": "ESD", "ascent": "Ascent", "ascent-matched": "Ascent, matched", "resalign": "ResAlign"}
 	sentence, err := Sentence(rows, labels, "resalign", "diverse", []string{"esd", "ascent"})
 	if err != nil {

@@ -81,11 +81,14 @@ func firstPositive(steps []int) float64 {
 func shareAxis(low, from, to float64) axis {
 	a := axis{low: low, high: 1, from: from, to: to}
 	step := 0.25
-	if low >= 0.5 {
-		step = (1 - low) / 5
+	switch {
+	case low >= 0.8:
+		step = 0.05
+	case low >= 0.5:
+		step = 0.1
 	}
 	for v := low; v < 1+step/2; v += step {
-		a.ticks = append(a.ticks, tick{a.at(v), strconv.Itoa(int(math.Round(100*v))) + " %"})
+		a.ticks = append(a.ticks, tick{a.at(v), strconv.Itoa(int(math.Round(100*v))) + percent})
 	}
 	return a
 }
@@ -93,12 +96,15 @@ func shareAxis(low, from, to float64) axis {
 // logarithmicValuesFrom is the same for logged quantities, which are read less exactly.
 const logarithmicValuesFrom = 50
 
+// smallest is where differences begin that an axis can show.
+const smallest = 1e-300
+
 // valueAxis is for any finite values, with round numbers as marks. Positive values that span orders of magnitude are
 // drawn logarithmically if that is allowed.
 func valueAxis(low, high, from, to float64, mayLog bool) axis {
-	if size := math.Max(math.Abs(low), math.Abs(high)); high-low <= 1e-9*size {
+	if size := math.Max(math.Abs(low), math.Abs(high)); high-low <= math.Max(1e-9*size, smallest) {
 		pad := size / 10
-		if pad == 0 {
+		if pad < smallest {
 			pad = 1
 		}
 		low, high = low-pad, high+pad

@@ -40,7 +40,7 @@ func trainingChart(number int, t TrainingCurve) (c chart, ok bool) {
 		line.to(x.at(t.X[i]), y.at(t.Y[i]))
 	}
 	c.Series = []series{{style: style{Colour: "c0"}, Name: t.Name, Line: line.String()}}
-	c.Description = fmt.Sprintf("%s, from %s to %s.", t.Name, short(t.Y[0]), short(t.Y[len(t.Y)-1]))
+	c.Description = fmt.Sprintf("%s, between %s and %s.", t.Name, short(lowY), short(highY))
 	return c, true
 }
 

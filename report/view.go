@@ -67,11 +67,10 @@ type line struct {
 	MSEKey, CostKey string
 }
 
-// rateText is a rate with its interval as it is written; Key sorts it, and Low to High is the interval of a bar 100 wide.
+// rateText is a rate with its interval as it is written; Key sorts it.
 type rateText struct {
 	Value, Interval, Count, Key string
 	Measured                    bool
-	At, Low, Width              float64
 }
 
 func newView(p Page) (*view, error) {
@@ -137,7 +136,7 @@ func (v *viewer) charts(out *view) {
 
 func (v *viewer) line(r audit.Row) line {
 	l := line{
-		Model: v.label(r.Model), style: v.styles[r.Model], Adaptation: v.adaptationLabel(r.Adaptation),
+		Model: v.label(r.Model), style: v.styles[r.Model], Adaptation: v.label(r.Adaptation),
 		Steps: strconv.Itoa(r.Steps), Seed: strconv.FormatUint(r.Seed, 10), IP: write(r.IP), Benign: write(r.Benign),
 	}
 	if r.HarmMSE != 0 {
@@ -156,7 +155,7 @@ func write(r score.Rate) rateText {
 	i := r.Wilson()
 	return rateText{
 		Value: share(r.Value()), Interval: fmt.Sprintf("[%s, %s]", share(i.Low), share(i.High)), Count: fmt.Sprintf("%d / %d", r.K, r.N),
-		Key: plain(r.Value()), Measured: true, At: round(100 * r.Value()), Low: round(100 * i.Low), Width: round(100 * (i.High - i.Low)),
+		Key: plain(r.Value()), Measured: true,
 	}
 }
 
