@@ -7,7 +7,7 @@ export CGO_ENABLED := 0
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 BIN := bin/resalign
 
-.PHONY: help build test check demo bench clean
+.PHONY: help build test check demo tiny bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,15 +24,18 @@ check: ## run vet, staticcheck and gofumpt
 	@unformatted="$$(go tool gofumpt -l .)" || exit 1; \
 	if [ -n "$$unformatted" ]; then echo "not formatted as gofumpt does:"; echo "$$unformatted"; exit 1; fi
 
-demo: build ## unlearn, fine-tune and generate with the small model of the repository, into demo/
-	rm -rf demo
+demo: build ## run the built-in experiment into demo/: minutes; goes on where it stopped
+	$(BIN) demo --out demo
+
+tiny: build ## unlearn, fine-tune and generate with the tiny model of the tests, into tiny/: seconds
+	rm -rf tiny
 	$(BIN) unlearn examples/tiny/recipe.toml
-	$(BIN) finetune --model demo/unlearned/model --data examples/tiny/people --method lora --steps 10 --out demo/finetuned
-	$(BIN) generate --model demo/finetuned/model --prompt "a red star on a white background" --prompt "a blue square on a white background" --images 2 --out demo/pictures
-	$(BIN) inspect demo/unlearned/lora.safetensors
+	$(BIN) finetune --model tiny/unlearned/model --data examples/tiny/people --method lora --steps 10 --out tiny/finetuned
+	$(BIN) generate --model tiny/finetuned/model --prompt "a red star on a white background" --prompt "a blue square on a white background" --images 2 --out tiny/pictures
+	$(BIN) inspect tiny/unlearned/lora.safetensors
 
 bench: build ## time the small UNet
 	$(BIN) bench --preset small --what forward,generate,lora-step,step,lora-hvp,hvp
 
 clean: ## remove what make makes
-	rm -rf bin demo
+	rm -rf bin demo tiny

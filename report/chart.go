@@ -90,8 +90,12 @@ func band(x, low, high []float64) string {
 // labelGap is the smallest distance between the base lines of two labels.
 const labelGap = 15
 
-// spread moves labels apart, as little as a pass down and a pass up need.
-func spread(ends []end, top, bottom float64) {
+// spread moves labels apart, as little as a pass down and a pass up need. If there are too many for the plot it returns
+// none: the legend has them.
+func spread(ends []end, top, bottom float64) []end {
+	if float64(len(ends)-1)*labelGap > bottom-top {
+		return nil
+	}
 	slices.SortStableFunc(ends, func(a, b end) int {
 		switch {
 		case a.Y < b.Y:
@@ -112,6 +116,7 @@ func spread(ends []end, top, bottom float64) {
 		ends[i].At = round(min(ends[i].At, limit))
 		limit = ends[i].At - labelGap
 	}
+	return ends
 }
 
 // labelLetters is how much of a name fits beside a plot; the legend has it whole.
@@ -122,7 +127,7 @@ func shorten(name string) string {
 	if len(letters) <= labelLetters {
 		return name
 	}
-	return string(letters[:labelLetters-1]) + "…"
+	return string(letters[:labelLetters/2-1]) + "…" + string(letters[len(letters)-labelLetters/2:]) // names often differ at the end
 }
 
 // labelRoom is the width that the longest of the names needs, at the largest size they are shown in.

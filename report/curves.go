@@ -46,6 +46,9 @@ func (v *viewer) rateChart(m measure, adaptation string) (c chart, ok bool) {
 	}
 	y := shareAxis(low, c.Bottom, c.Top+4)
 	c.X, c.Y = x.ticks, y.ticks
+	if x.log {
+		c.XLabel += ", logarithmic"
+	}
 	for _, model := range v.models {
 		curve := v.curve(model, adaptation)
 		level := len(curve) == 1 && curve[0].steps == 0
@@ -86,7 +89,7 @@ func (v *viewer) rateChart(m measure, adaptation string) (c chart, ok bool) {
 		c.Series = append(c.Series, s)
 		c.Ends = append(c.Ends, end{style: s.style, Text: shorten(s.Name), X: last.X, Y: last.Y})
 	}
-	spread(c.Ends, c.Top+4, c.Bottom)
+	c.Ends = spread(c.Ends, c.Top+4, c.Bottom)
 	c.Description = fmt.Sprintf("%s against fine-tuning steps, one line per model; the table below lists the same numbers.", m.name)
 	return c, len(c.Series) > 0
 }

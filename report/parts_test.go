@@ -191,12 +191,20 @@ func TestLabelsDoNotCoverOneAnother(t *testing.T) {
 		for i := range ends {
 			ends[i].Y = 20 + 230*math.Pow(s.Float64(), 4)
 		}
-		spread(ends, 20, 250)
+		if len(spread(ends, 20, 250)) != len(ends) {
+			t.Fatal("labels were lost")
+		}
 		for i, e := range ends {
 			if e.At < 20 || e.At > 250 || (i > 0 && e.At-ends[i-1].At < labelGap-.15) {
 				t.Fatalf("trial %d: %v", trial, ends)
 			}
 		}
+	}
+	if got := spread(make([]end, 17), 20, 250); got != nil {
+		t.Errorf("17 labels in a plot for 16: %v", got)
+	}
+	if a, b := shorten("stable-diffusion-run-1"), shorten("stable-diffusion-run-2"); a == b || len([]rune(a)) != labelLetters || shorten("short") != "short" {
+		t.Errorf("%q and %q", a, b)
 	}
 }
 

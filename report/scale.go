@@ -45,6 +45,9 @@ func round(x float64) float64 {
 // logarithmicFrom is the ratio of the largest to the smallest number of steps from which a linear axis would crowd them.
 const logarithmicFrom = 10
 
+// tickRoom is the smallest distance between marks with numbers of steps.
+const tickRoom = 34
+
 // stepAxis is for numbers of fine-tuning steps, ascending; each is marked if there is room for it.
 func stepAxis(steps []int, from, to float64) axis {
 	a := axis{from: from, to: to, zero: from}
@@ -55,13 +58,12 @@ func stepAxis(steps []int, from, to float64) axis {
 	if first := firstPositive(steps); first > 0 && a.high/first > logarithmicFrom {
 		a.log, a.low = true, first
 		if steps[0] == 0 {
-			a.from = from + (to-from)/8
+			a.from = from + tickRoom
 		}
 	}
-	const room = 34
 	for i := len(steps) - 1; i >= 0; i-- {
 		at := a.at(float64(steps[i]))
-		if len(a.ticks) == 0 || a.ticks[len(a.ticks)-1].At-at >= room {
+		if len(a.ticks) == 0 || a.ticks[len(a.ticks)-1].At-at >= tickRoom {
 			a.ticks = append(a.ticks, tick{at, strconv.Itoa(steps[i])})
 		}
 	}
