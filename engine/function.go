@@ -58,7 +58,7 @@ func (f *Function) CallDonating(donate []bool, inputs ...*Tensor) (outputs []*Te
 	if f.engine.kind == "go" {
 		keepHeadroom()
 	}
-	outputs, err = f.exec.Exec(args...)
+	outputs, err = f.exec.Call(args...)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %s", f.name, firstLine(err.Error()))
 	}
