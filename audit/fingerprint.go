@@ -5,47 +5,87 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/resalign/resalign/data"
+	"github.com/resalign/resalign/sd"
+	"github.com/resalign/resalign/train"
 )
 
-// fingerprint identifies a measurement, so that a cell of another plan is never taken for this one's: the weights of the
-// model, the adaptation with its pictures (nil: none), and everything that pictures and counts depend on.
-func (p Plan) fingerprint(weights string, a *Adaptation) (string, error) {
+// modelHash identifies a model directory by the content of all its parts: not only the UNet, but whatever turns its
+// latents into pictures and prompts into embeddings.
+func modelHash(dir string) (string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return "", fmt.Errorf("audit: %w", err)
+	}
+	hash := sha256.New()
+	for _, entry := range entries {
+		part := filepath.Join(dir, entry.Name())
+		info, err := os.Stat(part) // parts may be links
+		if err != nil {
+			return "", fmt.Errorf("audit: %w", err)
+		}
+		if !info.IsDir() || strings.HasPrefix(entry.Name(), ".") {
+			continue
+		}
+		content, err := sd.HashFolder(part)
+		if err != nil {
+			return "", err
+		}
+		fmt.Fprintf(hash, "%q %s\n", entry.Name(), content)
+	}
+	return hex.EncodeToString(hash.Sum(nil)), nil
+}
+
+// fingerprint identifies a measurement, so that a cell of another plan is never taken for this one's: the model (see
+// modelHash), the detector, the adaptation with its pictures (nil: none), and everything that pictures and counts depend
+// on.
+func (p Plan) fingerprint(model, detector string, a *Adaptation) (string, error) {
 	hash := sha256.New()
 	encoder := json.NewEncoder(hash)
-	parts := []any{weights, p.Generate, p.Seed, p.Harm, p.Benign, p.Harmful, p.Keep, p.HarmBatches, p.HarmBatch}
+	parts := []any{model, detector, p.Generate, p.Seed, p.Harm, p.Benign, p.Harmful, p.Keep, p.HarmBatches, p.HarmBatch}
+	mixtures := []data.Mixture{p.HarmData}
 	if a != nil {
 		config := a.Config
 		config.Steps = 0 // how far it runs in the end does not change what it was on the way…
-		if config.Schedule != "constant" {
-			config.Steps = a.Steps[len(a.Steps)-1] // …unless the learning rate depends on it
+		if config.Schedule != train.ConstantSchedule {
+			config.Steps = slices.Max(a.Steps) // …unless the learning rate depends on it
 		}
 		parts = append(parts, a.Name, config)
+		mixtures = append(mixtures, a.Data.Pictures, a.Data.Prior)
 	}
 	for _, part := range parts {
 		if err := encoder.Encode(part); err != nil {
 			return "", fmt.Errorf("audit: %w", err)
 		}
 	}
-	mixtures := []data.Mixture{p.HarmData}
-	if a != nil {
-		mixtures = append(mixtures, a.Data.Pictures, a.Data.Prior)
-	}
-	for _, m := range mixtures {
-		for _, part := range m {
-			fmt.Fprintf(hash, "part %v\n", part.Weight)
-			if part.Folder == nil {
-				continue
-			}
-			for i, picture := range part.Folder.Pictures {
-				content, err := part.Folder.ContentHash(i)
-				if err != nil {
-					return "", err
-				}
-				fmt.Fprintf(hash, "%q %q %x\n", picture.Name, picture.Caption, content)
-			}
+	for i, m := range mixtures {
+		fmt.Fprintf(hash, "mixture %d\n", i)
+		if err := hashMixture(hash, m); err != nil {
+			return "", err
 		}
 	}
 	return hex.EncodeToString(hash.Sum(nil)[:16]), nil
+}
+
+func hashMixture(hash io.Writer, m data.Mixture) error {
+	for _, part := range m {
+		fmt.Fprintf(hash, "part %v\n", part.Weight)
+		if part.Folder == nil {
+			continue
+		}
+		for i, picture := range part.Folder.Pictures {
+			content, err := part.Folder.ContentHash(i)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(hash, "%q %q %x\n", picture.Name, picture.Caption, content)
+		}
+	}
+	return nil
 }

@@ -91,22 +91,71 @@ func (p Plan) Validate() error {
 		if len(a.Steps) == 0 || !slices.IsSorted(a.Steps) || a.Steps[0] < 1 || len(slices.Compact(slices.Clone(a.Steps))) != len(a.Steps) {
 			return fmt.Errorf("audit: adaptation %s: steps %v must grow and begin at 1 or later", a.Name, a.Steps)
 		}
+		config := a.Config
+		config.Steps = slices.Max(a.Steps)
+		if err := config.Validate(); err != nil {
+			return fmt.Errorf("audit: adaptation %s: %w", a.Name, err)
+		}
+		if config.EMADecay != 0 {
+			return fmt.Errorf("audit: adaptation %s: ema_decay = %v, but an audit measures the weights of each step and not their average; set it to 0", a.Name, config.EMADecay)
+		}
 		for _, m := range a.Models {
 			if !seen[m] {
 				return fmt.Errorf("audit: adaptation %s: there is no model %q", a.Name, m)
 			}
 		}
 	}
-	for name, set := range map[string]Prompts{"harm": p.Harm, "benign": p.Benign} {
-		if set.Pictures > 0 && len(set.List) == 0 {
-			return fmt.Errorf("audit: %d pictures of %s prompts, but there are no prompts", set.Pictures, name)
+	if err := p.checkCells(); err != nil {
+		return err
+	}
+	for _, set := range []struct {
+		name string
+		Prompts
+	}{{"harm", p.Harm}, {"benign", p.Benign}} {
+		if set.Pictures < 0 {
+			return fmt.Errorf("audit: %d pictures of %s prompts; 0 leaves them out", set.Pictures, set.name)
 		}
+		if set.Pictures > 0 && len(set.List) == 0 {
+			return fmt.Errorf("audit: %d pictures of %s prompts, but there are no prompts", set.Pictures, set.name)
+		}
+	}
+	for _, prompt := range p.Benign.List {
+		if len(prompt.Want) == 0 {
+			return fmt.Errorf("audit: benign prompt %q does not say which labels are right", prompt.Text)
+		}
+	}
+	if p.HarmBatches < 0 || p.HarmBatch < 0 || (len(p.HarmData) > 0 && p.HarmBatches > 0 && p.HarmBatch == 0) {
+		return fmt.Errorf("audit: %d batches of %d pictures cannot measure the error on harmful pictures; 0 batches leave it out", p.HarmBatches, p.HarmBatch)
 	}
 	if p.Harm.Pictures+p.Benign.Pictures == 0 {
 		return fmt.Errorf("audit: no pictures are asked for")
 	}
 	if len(p.Harmful) == 0 {
 		return fmt.Errorf("audit: nothing is said to be harmful")
+	}
+	return nil
+}
+
+// checkCells makes sure that no two cells share their files: names are joined with hyphens, and may hold hyphens.
+func (p Plan) checkCells() error {
+	owner := map[string]string{}
+	for _, m := range p.Models {
+		cells := []Row{{Model: m.Name, Adaptation: none}}
+		for _, a := range p.Adaptations {
+			if a.Models != nil && !slices.Contains(a.Models, m.Name) {
+				continue
+			}
+			for _, steps := range a.Steps {
+				cells = append(cells, Row{Model: m.Name, Adaptation: a.Name, Steps: steps})
+			}
+		}
+		for _, row := range cells {
+			file, what := strings.ToLower(row.cell()), fmt.Sprintf("model %s, adaptation %s", row.Model, row.Adaptation)
+			if other, taken := owner[file]; taken {
+				return fmt.Errorf("audit: %s and %s would both be kept as %s; rename one", other, what, file)
+			}
+			owner[file] = what
+		}
 	}
 	return nil
 }

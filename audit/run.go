@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"github.com/resalign/resalign/data"
 	"github.com/resalign/resalign/denoise"
 	"github.com/resalign/resalign/engine"
+	"github.com/resalign/resalign/files"
 	"github.com/resalign/resalign/finetune"
 	"github.com/resalign/resalign/generate"
 	"github.com/resalign/resalign/score"
@@ -80,12 +82,12 @@ func (a *auditor) model(ctx context.Context, m Model) ([]Row, error) {
 			loaded.Free()
 		}
 	}()
-	weights, err := sd.HashFolder(filepath.Join(m.Dir, "unet"))
+	weights, err := modelHash(m.Dir)
 	if err != nil {
 		return nil, err
 	}
 	before := Row{Model: m.Name, Adaptation: none, Seed: a.plan.Seed, Gradients: m.Gradients}
-	if before.Fingerprint, err = a.plan.fingerprint(weights, nil); err != nil {
+	if before.Fingerprint, err = a.plan.fingerprint(weights, a.detector.Name(), nil); err != nil {
 		return nil, err
 	}
 	row, found, err := a.finished(before)
@@ -125,7 +127,7 @@ func (a *auditor) report(r Row, found bool) {
 
 // cells are the rows of an adaptation, as far as they are finished.
 func (a *auditor) cells(m Model, weights string, adaptation Adaptation) (rows []Row, missing bool, err error) {
-	fingerprint, err := a.plan.fingerprint(weights, &adaptation)
+	fingerprint, err := a.plan.fingerprint(weights, a.detector.Name(), &adaptation)
 	if err != nil {
 		return nil, false, err
 	}
@@ -226,6 +228,9 @@ func (a *auditor) count(ctx context.Context, g *generate.Generator, set string, 
 	if err != nil {
 		return rate, err
 	}
+	if len(labels) != len(images) {
+		return rate, fmt.Errorf("detector %s labelled %d of %d pictures", a.detector.Name(), len(labels), len(images))
+	}
 	for i, l := range labels {
 		prompt := p.List[i%len(p.List)]
 		if holds(l, prompt) {
@@ -256,7 +261,7 @@ func (a *auditor) harmMSE(ctx context.Context, net *denoise.Network, p denoise.P
 	if err != nil {
 		return 0, err
 	}
-	sampler, err := set.Sampler(a.plan.Seed, "harm mse", max(1, a.plan.HarmBatch))
+	sampler, err := set.Sampler(a.plan.Seed, "harm mse", a.plan.HarmBatch)
 	if err != nil {
 		return 0, err
 	}
@@ -273,11 +278,14 @@ func (a *auditor) harmMSE(ctx context.Context, net *denoise.Network, p denoise.P
 		}
 		total += value
 	}
+	if math.IsNaN(total) || math.IsInf(total, 0) {
+		return 0, fmt.Errorf("the denoising error on harmful pictures is %v: the model's weights have diverged", total)
+	}
 	return total / float64(a.plan.HarmBatches), nil
 }
 
-// finished reads a cell that an earlier call kept. A file that cannot be read, or that was measured on something else,
-// counts as missing and is made anew.
+// finished reads a cell that an earlier call kept. One that is damaged, that was measured on something else, or whose
+// pictures are gone counts as missing and is made anew.
 func (a *auditor) finished(row Row) (Row, bool, error) {
 	b, err := os.ReadFile(a.cellPath(row))
 	if errors.Is(err, os.ErrNotExist) {
@@ -290,6 +298,12 @@ func (a *auditor) finished(row Row) (Row, bool, error) {
 	if err := json.Unmarshal(b, &kept); err != nil || kept.cell() != row.cell() || kept.Fingerprint != row.Fingerprint {
 		return row, false, nil
 	}
+	for _, picture := range kept.Pictures {
+		if _, err := os.Stat(filepath.Join(a.dir, filepath.FromSlash(picture.File))); err != nil {
+			return row, false, nil
+		}
+	}
+	kept.Gradients = row.Gradients // of the plan: the same weights may have been said to cost something else
 	return kept, true, nil
 }
 
@@ -301,11 +315,7 @@ func (a *auditor) keep(row Row) error {
 	if err != nil {
 		return fmt.Errorf("audit: %w", err)
 	}
-	partial := a.cellPath(row) + ".partial"
-	if err := os.WriteFile(partial, append(b, '\n'), 0o644); err != nil {
-		return fmt.Errorf("audit: %w", err)
-	}
-	if err := os.Rename(partial, a.cellPath(row)); err != nil {
+	if err := files.WriteBytes(a.cellPath(row), append(b, '\n')); err != nil {
 		return fmt.Errorf("audit: %w", err)
 	}
 	return nil

@@ -14,6 +14,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/resalign/resalign/files"
 )
 
 // Key names a tensor by what it was computed from.
@@ -210,15 +212,11 @@ func (c *Cache) store(key Key, shape []int, values []float32) error {
 	sum := sha256.Sum256(content)
 	content = append(content, sum[:]...)
 	path := c.path(key)
-	err := os.MkdirAll(filepath.Dir(path), 0o755)
-	if err == nil {
-		err = replaceFile(path, c.partials(), func(file *os.File) error {
-			_, err := file.Write(content)
-			return err
-		})
-	}
-	if err != nil {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return fmt.Errorf("the cache entry %s cannot be written: %w; free space or name another cache folder", path, err)
+	}
+	if err := files.WriteBytesVia(c.partials(), path, content); err != nil {
+		return fmt.Errorf("the cache entry %w; free space or name another cache folder", err)
 	}
 	return nil
 }

@@ -1,12 +1,12 @@
 package data
 
 import (
-	"errors"
 	"fmt"
 	"image"
 	"image/png"
-	"os"
-	"path/filepath"
+	"io"
+
+	"github.com/resalign/resalign/files"
 )
 
 // SavePNG writes a picture as PNG. The folder must exist; the file appears whole or not at all.
@@ -14,11 +14,7 @@ func SavePNG(path string, picture *RGB) error {
 	if picture.Width <= 0 || picture.Height <= 0 || len(picture.Pix) != 3*picture.Width*picture.Height {
 		return fmt.Errorf("%s cannot be written: %d bytes are not a picture of %d×%d", path, len(picture.Pix), picture.Width, picture.Height)
 	}
-	err := replaceFile(path, filepath.Dir(path), func(file *os.File) error { return png.Encode(file, picture.image()) })
-	if err != nil {
-		return fmt.Errorf("%s cannot be written: %w", path, err)
-	}
-	return nil
+	return files.Write(path, func(w io.Writer) error { return png.Encode(w, picture.image()) })
 }
 
 // image converts to the standard library's form, opaque.
@@ -29,27 +25,4 @@ func (p *RGB) image() *image.RGBA {
 		out.Pix[4*i+3] = 255
 	}
 	return out
-}
-
-// replaceFile writes a temporary file in the folder temporary, on the same disk as path, and renames it to path.
-func replaceFile(path, temporary string, write func(*os.File) error) error {
-	file, err := os.CreateTemp(temporary, ".partial-*")
-	if err != nil {
-		return err
-	}
-	err = write(file)
-	if err == nil {
-		err = file.Chmod(0o644)
-	}
-	if err == nil {
-		err = file.Sync()
-	}
-	err = errors.Join(err, file.Close())
-	if err == nil {
-		err = os.Rename(file.Name(), path)
-	}
-	if err != nil {
-		os.Remove(file.Name())
-	}
-	return err
 }

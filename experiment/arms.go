@@ -62,7 +62,7 @@ func (x *Experiment) recipe(name, method string, steps int) unlearn.Recipe {
 }
 
 func (x *Experiment) esd() unlearn.Recipe {
-	r := x.recipe(ESD, unlearn.ESD, eraseSteps)
+	r := x.recipe(ESD, unlearn.ESD, x.scale.erase)
 	r.Objective.Harm, r.Objective.Eta = unlearn.ESD, 1
 	return r
 }
@@ -74,9 +74,9 @@ func (x *Experiment) ascent(name string, steps int) unlearn.Recipe {
 // resalign erases first, as ascent does, and then holds the harmful loss up at the end of a simulated fine-tuning that
 // continues from outer step to outer step.
 func (x *Experiment) resalign() unlearn.Recipe {
-	r := x.recipe(ResAlign, unlearn.ResAlign, eraseSteps+holdSteps)
+	r := x.recipe(ResAlign, unlearn.ResAlign, x.scale.erase+x.scale.hold)
 	off, on, alpha := 0.0, resilience, holdRetain
-	r.Phases = []unlearn.Phase{{Steps: eraseSteps, Lambda: &off}, {Steps: holdSteps, Lambda: &on, Alpha: &alpha}}
+	r.Phases = []unlearn.Phase{{Steps: x.scale.erase, Lambda: &off}, {Steps: x.scale.hold, Lambda: &on, Alpha: &alpha}}
 	r.Data["simulated"] = unlearn.Dataset{Batch: batchSize, Parts: []unlearn.Part{
 		{Folder: x.folder("simulation", "diverse"), Weight: 0.8},
 		{Folder: x.folder("simulation", "subject-a"), Weight: 0.1},
@@ -109,23 +109,4 @@ func (x *Experiment) open(parts ...string) (data.Mixture, error) {
 		return nil, err
 	}
 	return data.Mixture{{Folder: folder, Weight: 1}}, nil
-}
-
-// adaptation is what the evaluation does to the models, and after how many steps they are measured.
-type adaptation struct {
-	name  string
-	steps []int
-}
-
-func adaptations() []adaptation {
-	return []adaptation{{"diverse", []int{50, 100, 200}}, {"subject", []int{100}}}
-}
-
-// models tells an audit of one model whether the adaptation concerns it. The base model has nothing to recover, and is
-// measured as it is.
-func (a adaptation) models(name string) []string {
-	if name == Base {
-		return []string{}
-	}
-	return []string{name}
 }

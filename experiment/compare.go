@@ -64,7 +64,7 @@ func (x *Experiment) compare(ctx context.Context) (*Outcome, error) {
 	})
 	all.Go(func() {
 		defer close(ascent)
-		if m, err := made(Ascent, x.ascent(Ascent, eraseSteps+holdSteps)); err == nil {
+		if m, err := made(Ascent, x.ascent(Ascent, x.scale.erase+x.scale.hold)); err == nil {
 			ascent <- m
 			measured(m)
 		}
@@ -75,7 +75,8 @@ func (x *Experiment) compare(ctx context.Context) (*Outcome, error) {
 		if !ok || !ok2 {
 			return
 		}
-		steps := int(math.Round(costly.Gradients / (plain.Gradients / (eraseSteps + holdSteps))))
+		perStep := plain.Gradients / float64(x.scale.erase+x.scale.hold)
+		steps := int(math.Round(costly.Gradients / perStep))
 		if m, err := made(Matched, x.ascent(Matched, steps)); err == nil {
 			measured(m)
 		}
@@ -186,8 +187,8 @@ func (x *Experiment) record(name, text string) {
 const cellUnits = 45
 
 // stepUnits is what one outer step of a recipe takes.
-func stepUnits(r unlearn.Recipe, step int) float64 {
-	if r.Method == unlearn.ResAlign && step >= eraseSteps {
+func (x *Experiment) stepUnits(r unlearn.Recipe, step int) float64 {
+	if r.Method == unlearn.ResAlign && step >= x.scale.erase {
 		return 13
 	}
 	if r.Method == unlearn.ESD {
@@ -198,17 +199,14 @@ func stepUnits(r unlearn.Recipe, step int) float64 {
 
 // expect adds up the work ahead.
 func (x *Experiment) expect() {
-	for _, r := range []unlearn.Recipe{x.esd(), x.ascent(Ascent, eraseSteps+holdSteps), x.resalign(), x.ascent(Matched, matchedGuess)} {
+	for _, r := range []unlearn.Recipe{x.esd(), x.ascent(Ascent, x.scale.erase+x.scale.hold), x.resalign(), x.ascent(Matched, x.scale.matched)} {
 		for step := range r.Outer.Steps {
-			x.total += stepUnits(r, step)
+			x.total += x.stepUnits(r, step)
 		}
 	}
-	const fineTunings, cells = 300, 5
-	x.total += float64(len(order)-1)*(fineTunings+cells*cellUnits) + cellUnits
+	steps, cells := x.scale.work()
+	x.total += float64((len(order)-1)*(steps+cells*cellUnits) + len(order)*cellUnits)
 }
-
-// matchedGuess is about how many steps the matched ascent will have; it is only used to tell the time left.
-const matchedGuess = 300
 
 // advance reports progress.
 func (x *Experiment) advance(units float64) {

@@ -44,6 +44,7 @@ type Experiment struct {
 	out      string
 	seed     uint64
 	pictures int
+	scale    scale
 	engine   *engine.Engine
 	hooks    Hooks
 
@@ -71,14 +72,28 @@ type Stage struct {
 
 // Run does what is left of the experiment in o.Out. It returns train.ErrInterrupted if it was asked to finish early.
 func Run(ctx context.Context, e *engine.Engine, o Options, h Hooks) (*Outcome, error) {
-	if o.Pictures < 1 || o.Out == "" {
-		return nil, fmt.Errorf("demo: it needs a folder and at least one picture per cell")
+	return run(ctx, e, o, published(), h)
+}
+
+// maxPictures bounds what a typing mistake can ask of the memory.
+const maxPictures = 100_000
+
+func run(ctx context.Context, e *engine.Engine, o Options, s scale, h Hooks) (*Outcome, error) {
+	if o.Out == "" {
+		return nil, fmt.Errorf("demo: there is no folder to work in; name one")
 	}
-	x := &Experiment{out: o.Out, seed: o.Seed, pictures: o.Pictures, engine: e, hooks: h}
-	if err := os.MkdirAll(x.out, 0o755); err != nil {
-		return nil, fmt.Errorf("demo: %w", err)
+	if o.Pictures < 1 || o.Pictures > maxPictures {
+		return nil, fmt.Errorf("demo: %d pictures of each prompt set must lie between 1 and %d", o.Pictures, maxPictures)
 	}
-	if err := x.stages.open(filepath.Join(x.out, "stages.json")); err != nil {
+	x := &Experiment{out: o.Out, seed: o.Seed, pictures: o.Pictures, engine: e, hooks: h, scale: s}
+	settings := struct {
+		Seed   uint64 `json:"seed"`
+		Engine string `json:"engine"`
+	}{o.Seed, e.Kind()} // the number of pictures is not among them: cells of another number are measured anew
+	if err := claim("demo", x.out, settings); err != nil {
+		return nil, err
+	}
+	if err := x.stages.open(filepath.Join(x.out, stagesFile)); err != nil {
 		return nil, err
 	}
 	if err := x.prepare(ctx); err != nil {
@@ -97,7 +112,7 @@ func (x *Experiment) prepare(ctx context.Context) error {
 		if err := mini.WritePretrained(x.out); err != nil {
 			return false, err
 		}
-		return false, mini.WriteWorld(ctx, x.folder(), x.seed, mini.Sets(), x.progress("drawing"))
+		return false, mini.WriteWorld(ctx, x.folder(), x.seed, x.scale.sets, x.progress("drawing"))
 	})
 }
 
@@ -121,16 +136,17 @@ func (x *Experiment) method(ctx context.Context, name string, r unlearn.Recipe) 
 		_, err := os.Stat(filepath.Join(r.Out, "run.json"))
 		resume := err == nil
 		if resume {
-			if done, err := finished(r.Out); err != nil || done {
-				for step := range r.Outer.Steps {
-					x.advance(stepUnits(r, step))
-				}
-				return true, err
+			done, err := finished(r.Out)
+			if err != nil {
+				return false, err
+			}
+			if done {
+				return true, x.reuse(r)
 			}
 		}
 		_, err = unlearn.Run(ctx, x.engine, r, unlearn.Hooks{
 			Resume: resume, Finish: x.hooks.Finish, Program: x.hooks.Program, Command: x.hooks.Command,
-			OnEvent: func(e train.Event) { x.advance(stepUnits(r, e.Step-1)) },
+			OnEvent: func(e train.Event) { x.advance(x.stepUnits(r, e.Step-1)) },
 		})
 		return false, err
 	})
@@ -144,8 +160,27 @@ func (x *Experiment) method(ctx context.Context, name string, r unlearn.Recipe) 
 	if len(events) == 0 {
 		return m, fmt.Errorf("%s: the run's log is empty", r.Out)
 	}
-	m.Gradients, _ = events[len(events)-1].Number("gradients")
+	gradients, ok := events[len(events)-1].Number("gradients")
+	if !ok || !(gradients > 0) {
+		return m, fmt.Errorf("%s: the run's log does not say how many gradients it took; remove the folder to make the run again", r.Out)
+	}
+	m.Gradients = gradients
 	return m, nil
+}
+
+// reuse takes the finished run of an earlier session, if it was made with the same recipe.
+func (x *Experiment) reuse(r unlearn.Recipe) error {
+	same, err := sameRecipe(r.Out, r)
+	if err != nil {
+		return err
+	}
+	if !same {
+		return fmt.Errorf("%s holds a run with another recipe; remove it, or name another folder for the experiment", r.Out)
+	}
+	for step := range r.Outer.Steps {
+		x.advance(x.stepUnits(r, step))
+	}
+	return nil
 }
 
 // plan is the audit of one model.
@@ -160,7 +195,7 @@ func (x *Experiment) plan(m audit.Model) (audit.Plan, error) {
 	if p.HarmData, err = x.open("evaluation", "harm"); err != nil {
 		return p, err
 	}
-	for _, a := range adaptations() {
+	for _, a := range x.scale.adaptations {
 		pictures, err := x.open("evaluation", a.name)
 		if err != nil {
 			return p, err

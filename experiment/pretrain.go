@@ -37,10 +37,10 @@ func PublishedTraining() Training {
 // fine-tuning, resumably, in out/pretraining.
 func TrainMiniature(ctx context.Context, e *engine.Engine, out string, t Training, h Hooks) error {
 	x := &Experiment{out: out, seed: t.Seed, engine: e, hooks: h}
-	if err := os.MkdirAll(out, 0o755); err != nil {
-		return fmt.Errorf("mini: %w", err)
+	if err := claim("mini", out, t); err != nil {
+		return err
 	}
-	if err := x.stages.open(filepath.Join(out, "stages.json")); err != nil {
+	if err := x.stages.open(filepath.Join(out, stagesFile)); err != nil {
 		return err
 	}
 	drawings := filepath.Join(out, "data")

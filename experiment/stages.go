@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/resalign/resalign/files"
 	"github.com/resalign/resalign/train"
 )
 
@@ -47,11 +48,7 @@ func (s *stages) add(name string, took time.Duration) error {
 	if err != nil {
 		return fmt.Errorf("demo: %w", err)
 	}
-	partial := s.path + ".partial"
-	if err := os.WriteFile(partial, append(b, '\n'), 0o644); err != nil {
-		return fmt.Errorf("demo: %w", err)
-	}
-	if err := os.Rename(partial, s.path); err != nil {
+	if err := files.WriteBytes(s.path, append(b, '\n')); err != nil {
 		return fmt.Errorf("demo: %w", err)
 	}
 	return nil

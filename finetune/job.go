@@ -24,12 +24,12 @@ type Job struct {
 	CheckpointEvery int  `toml:"checkpoint_every"` // steps; 0: only at the end and when asked to finish
 
 	Config
-	Preview Preview `toml:"preview"`
+	Preview generate.Preview `toml:"preview"`
 }
 
 // DefaultJob is a job with the [Defaults] of a method. It names no model and no data yet.
 func DefaultJob(method string) Job {
-	return Job{Config: Defaults(method), CheckpointEvery: 50, Preview: Preview{Options: generate.Defaults()}}
+	return Job{Config: Defaults(method), CheckpointEvery: 50, Preview: generate.Preview{Options: generate.Defaults()}}
 }
 
 // ReadJob reads the job of a run that was begun in a folder, to continue it.

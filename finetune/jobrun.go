@@ -88,7 +88,7 @@ func RunJob(ctx context.Context, e *engine.Engine, out string, j Job, h JobHooks
 		return nil, err
 	}
 	defer m.Free()
-	if err := j.Preview.check(ctx, m); err != nil {
+	if err := j.Preview.Check(ctx, m); err != nil {
 		return nil, err
 	}
 	result, err := Run(ctx, m, m.UNetParams, j.Config, pictures, r.tuningHooks())
@@ -109,7 +109,7 @@ func (r *runningJob) tuningHooks() Hooks {
 	}
 	if r.Preview.Every > 0 {
 		h.Preview = func(ctx context.Context, net *denoise.Network, p denoise.Point, done int) error {
-			return r.Preview.save(ctx, r.run.PreviewsPath(), net, p, r.cache, r.Seed, done)
+			return r.Preview.Save(ctx, r.run.PreviewsPath(), net, p, r.cache, r.Seed, done)
 		}
 	}
 	return h

@@ -30,8 +30,8 @@ func list() List {
 	return List{Options: o, Model: tinyModel, Images: 2, Seed: 42, Prompts: []data.Prompt{{Text: "a red star"}, {Text: "a blue ball"}}}
 }
 
-// files are the contents of a folder by name.
-func files(t testing.TB, dir string) map[string]string {
+// contents are the files of a folder by name.
+func contents(t testing.TB, dir string) map[string]string {
 	t.Helper()
 	out := map[string]string{}
 	entries, err := os.ReadDir(dir)
@@ -112,13 +112,13 @@ func TestFillInPartsEqualsAtOnce(t *testing.T) {
 	if !errors.Is(err, train.ErrInterrupted) || filled != (Filled{Made: 1}) {
 		t.Fatalf("stopped, it made %+v: %v", filled, err)
 	}
-	if listed := files(t, parts)["metadata.jsonl"]; strings.Count(listed, "\n") != 1 || !strings.Contains(listed, "00000-01.png") {
+	if listed := contents(t, parts)["metadata.jsonl"]; strings.Count(listed, "\n") != 1 || !strings.Contains(listed, "00000-01.png") {
 		t.Errorf("after the stop the list says\n%s", listed)
 	}
 	if filled, err = Fill(ctx, e, list(), parts, FillHooks{}); err != nil || filled != (Filled{Made: 3, Skipped: 1}) {
 		t.Fatalf("continued, it made %+v: %v", filled, err)
 	}
-	want, got := files(t, whole), files(t, parts)
+	want, got := contents(t, whole), contents(t, parts)
 	for name, content := range want {
 		if got[name] != content {
 			t.Errorf("%s differs", name)
@@ -143,7 +143,7 @@ func TestFillInBatches(t *testing.T) {
 	if filled, err := Fill(ctx, e, l, batches, FillHooks{}); err != nil || filled.Made != 4 {
 		t.Fatalf("made %+v: %v", filled, err)
 	}
-	want, got := files(t, single), files(t, batches)
+	want, got := contents(t, single), contents(t, batches)
 	if got["metadata.jsonl"] != want["metadata.jsonl"] {
 		t.Errorf("the list of pictures is\n%s, not\n%s", got["metadata.jsonl"], want["metadata.jsonl"])
 	}
@@ -168,7 +168,7 @@ func TestFillRefusesWhatItDidNotMake(t *testing.T) {
 	l.Prompts, l.Images = l.Prompts[:1], 1
 	refused := func(l List, parts ...string) {
 		t.Helper()
-		before := files(t, dir)
+		before := contents(t, dir)
 		_, err := Fill(ctx, e, l, dir, FillHooks{})
 		if err == nil || strings.Contains(err.Error(), "\n") {
 			t.Fatalf("error %v", err)
@@ -178,7 +178,7 @@ func TestFillRefusesWhatItDidNotMake(t *testing.T) {
 				t.Errorf("no %q in error %v", part, err)
 			}
 		}
-		for name, content := range files(t, dir) {
+		for name, content := range contents(t, dir) {
 			if before[name] != content {
 				t.Errorf("%s changed", name)
 			}

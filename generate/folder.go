@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/resalign/resalign/data"
+	"github.com/resalign/resalign/files"
 )
 
 const (
@@ -77,7 +78,7 @@ func (f *pictureFolder) create(path string, s folderSettings) error {
 	if err != nil {
 		return err
 	}
-	return replaceFile(path, append(content, '\n'))
+	return files.WriteBytes(path, append(content, '\n'))
 }
 
 // difference names the settings in which two folders differ.
@@ -154,7 +155,7 @@ type pictureRow struct {
 func (f *pictureFolder) writeMetadata() error {
 	list, err := f.listing()
 	for err == nil {
-		if err = replaceFile(filepath.Join(f.dir, metadataFile), list); err != nil {
+		if err = files.WriteBytes(filepath.Join(f.dir, metadataFile), list); err != nil {
 			return err
 		}
 		var now []byte
@@ -184,31 +185,4 @@ func (f *pictureFolder) listing() ([]byte, error) {
 		}
 	}
 	return out.Bytes(), nil
-}
-
-// replaceFile writes a file that appears whole or not at all.
-func replaceFile(path string, content []byte) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), ".partial-*")
-	if err != nil {
-		return fmt.Errorf("%s cannot be written: %w", path, err)
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(fmt.Errorf("%s cannot be written: %w", path, err), f.Close())
-			_ = os.Remove(f.Name()) // the first error says what is wrong
-		}
-	}()
-	if _, err := f.Write(content); err != nil {
-		return err
-	}
-	if err := f.Chmod(0o644); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
 }

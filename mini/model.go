@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/resalign/resalign/files"
 	"github.com/resalign/resalign/sd"
 	"github.com/resalign/resalign/weights"
 )
@@ -39,7 +40,7 @@ func textConfig(vocabulary int) sd.TextConfig {
 // a tokenizer that knows each word of [Vocabulary] as one token, and the noise schedule of Stable Diffusion. Prompts
 // have ten tokens (model_max_length). The model can draw nothing until it is trained.
 func NewModelDir(dir string, vae *Autoencoder, seed uint64) error {
-	return writeFolder(dir, func(partial string) error {
+	return files.WriteFolder(dir, func(partial string) error {
 		at := func(parts ...string) string { return filepath.Join(append([]string{partial}, parts...)...) }
 		vocabulary := newBytePairs(Vocabulary())
 		if err := vocabulary.write(at("tokenizer")); err != nil {

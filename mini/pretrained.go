@@ -2,6 +2,7 @@ package mini
 
 import (
 	"context"
+	"crypto/sha256"
 	"embed"
 	"fmt"
 	"io/fs"
@@ -19,8 +20,8 @@ import (
 //go:embed pretrained
 var pretrained embed.FS
 
-// WritePretrained writes the carried model to dir/model and the detector to dir/detector.safetensors. Files that are
-// already there with the same content are left alone; others are replaced.
+// WritePretrained writes the carried model to dir/model and the detector to dir/detector.safetensors. Files of these
+// names that are already there are replaced.
 func WritePretrained(dir string) error {
 	return fs.WalkDir(pretrained, "pretrained", func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
@@ -45,8 +46,11 @@ func WritePretrained(dir string) error {
 	})
 }
 
-// Labeller is the detector as audits use it.
-type Labeller struct{ detector *Detector }
+// Labeller is the detector as audits use it. It may be used concurrently.
+type Labeller struct {
+	detector *Detector
+	version  string
+}
 
 var _ score.Detector = (*Labeller)(nil)
 
@@ -56,11 +60,16 @@ func OpenDetector(e *engine.Engine, path string) (*Labeller, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Labeller{d}, nil
+	content, err := os.ReadFile(path)
+	if err != nil {
+		d.Free()
+		return nil, fmt.Errorf("detector: %w", err)
+	}
+	return &Labeller{d, fmt.Sprintf("%x", sha256.Sum256(content))[:12]}, nil
 }
 
-// Name says which detector it is.
-func (l *Labeller) Name() string { return "miniature shapes and colours" }
+// Name says which detector it is; its version is the beginning of the SHA-256 of its file.
+func (l *Labeller) Name() string { return "miniature shapes and colours " + l.version }
 
 // Free releases the detector.
 func (l *Labeller) Free() { l.detector.Free() }
@@ -70,7 +79,7 @@ func (l *Labeller) Detect(ctx context.Context, pictures []*data.RGB) ([]score.La
 	pixels := make([][]float32, len(pictures))
 	for i, p := range pictures {
 		if p.Width != Side || p.Height != Side {
-			return nil, fmt.Errorf("the miniature's detector looks at pictures of %d×%d pixels, not %d×%d", Side, Side, p.Width, p.Height)
+			return nil, fmt.Errorf("the miniature's detector looks at pictures of %d×%d pixels, not %d×%d; make them of that size", Side, Side, p.Width, p.Height)
 		}
 		pixels[i] = p.Pixels()
 	}

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 
 	"github.com/resalign/resalign/data"
+	"github.com/resalign/resalign/files"
 )
 
 // WriteWorld draws the given sets into the new or empty folder dir, one folder of PNG pictures with captions in
@@ -25,7 +26,7 @@ func WriteWorld(ctx context.Context, dir string, seed uint64, sets []Set, progre
 	for _, s := range sets {
 		total += s.Size
 	}
-	return writeFolder(dir, func(partial string) error {
+	return files.WriteFolder(dir, func(partial string) error {
 		done := 0
 		for _, s := range sets {
 			note := func(n int) { progress.report(done+n, total, s.Name) }

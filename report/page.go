@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/resalign/resalign/audit"
+	"github.com/resalign/resalign/files"
 )
 
 // Page is what a report shows. Only Title is required; parts for which there is nothing are left out.
@@ -64,7 +65,7 @@ func Write(path string, p Page) error {
 	if err := pageTemplate.Execute(&page, v); err != nil {
 		return fmt.Errorf("report %s: %w", path, err)
 	}
-	return replaceFile(path, page.Bytes())
+	return files.WriteBytes(path, page.Bytes())
 }
 
 // check finds what no page could show sensibly.

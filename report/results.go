@@ -12,6 +12,7 @@ import (
 	"strconv"
 
 	"github.com/resalign/resalign/audit"
+	"github.com/resalign/resalign/files"
 	"github.com/resalign/resalign/score"
 )
 
@@ -31,7 +32,7 @@ func WriteResults(path string, r Results) error {
 	if err != nil {
 		return fmt.Errorf("results %s: %w", path, err)
 	}
-	return replaceFile(path, content)
+	return files.WriteBytes(path, content)
 }
 
 // ReadResults reads what WriteResults wrote, and refuses what it would refuse.

@@ -7,69 +7,31 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/resalign/resalign/files"
 	"github.com/resalign/resalign/weights"
 )
 
 // Save writes the pipeline with the UNet's weights replaced: everything else is copied from the model's own directory
 // as it is. The UNet goes into one safetensors file with the names, shapes and data types it was read with. The folder
 // dir must be new or empty, and it appears only when it is complete.
-func (m *Model) Save(dir string, unet *Params) (err error) {
-	if err := checkTarget(dir); err != nil {
-		return err
-	}
-	parent := filepath.Dir(dir)
-	if err := os.MkdirAll(parent, 0o755); err != nil {
-		return fmt.Errorf("output: %w", err)
-	}
-	partial, err := os.MkdirTemp(parent, "."+filepath.Base(dir)+".partial-")
-	if err != nil {
-		return fmt.Errorf("output: %w", err)
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.RemoveAll(partial))
+func (m *Model) Save(dir string, unet *Params) error {
+	return files.WriteFolder(dir, func(partial string) error {
+		if err := copyTree(m.Dir, partial, "unet"); err != nil {
+			return err
 		}
-	}()
-	if err := os.Chmod(partial, 0o755); err != nil {
-		return fmt.Errorf("output: %w", err)
-	}
-	if err := copyTree(m.Dir, partial, "unet"); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Join(partial, "unet"), 0o755); err != nil {
-		return fmt.Errorf("output: %w", err)
-	}
-	if err := copyFile(m.path("unet", "config.json"), filepath.Join(partial, "unet", "config.json")); err != nil {
-		return err
-	}
-	tensors, err := unet.Export()
-	if err != nil {
-		return err
-	}
-	target := filepath.Join(partial, "unet", UNetWeightsName+".safetensors")
-	if err := weights.Write(target, tensors, map[string]string{"format": "pt"}); err != nil {
-		return err
-	}
-	if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("output: %w", err)
-	}
-	if err := os.Rename(partial, dir); err != nil {
-		return fmt.Errorf("output: %w", err)
-	}
-	return nil
-}
-
-func checkTarget(dir string) error {
-	entries, err := os.ReadDir(dir)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return nil
-	case err != nil:
-		return fmt.Errorf("output: %w", err)
-	case len(entries) > 0:
-		return fmt.Errorf("output: the folder %s is not empty; name a new one", dir)
-	}
-	return nil
+		if err := os.Mkdir(filepath.Join(partial, "unet"), 0o755); err != nil {
+			return fmt.Errorf("output: %w", err)
+		}
+		if err := copyFile(m.path("unet", "config.json"), filepath.Join(partial, "unet", "config.json")); err != nil {
+			return err
+		}
+		tensors, err := unet.Export()
+		if err != nil {
+			return err
+		}
+		target := filepath.Join(partial, "unet", UNetWeightsName+".safetensors")
+		return weights.Write(target, tensors, map[string]string{"format": "pt"})
+	})
 }
 
 // copyTree copies the regular files of a pipeline, except below the top-level folder skip. Links are followed: a hub
@@ -119,5 +81,5 @@ func copyFile(from, to string) (err error) {
 	if _, err := io.Copy(out, in); err != nil {
 		return fmt.Errorf("output: %w", err)
 	}
-	return out.Sync()
+	return nil
 }

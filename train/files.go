@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/resalign/resalign/files"
 	"github.com/resalign/resalign/weights"
 )
 
@@ -30,7 +31,7 @@ type disk struct{}
 func (disk) mkdirAll(path string) error   { return os.MkdirAll(path, 0o777) }
 func (disk) rename(from, to string) error { return os.Rename(from, to) }
 func (disk) removeAll(path string) error  { return os.RemoveAll(path) }
-func (disk) syncDir(path string) error    { return syncDirectory(path) }
+func (disk) syncDir(path string) error    { return files.SyncFolder(path) }
 func (disk) writeTensors(path string, tensors []*weights.Tensor, metadata map[string]string) error {
 	return weights.Write(path, tensors, metadata)
 }

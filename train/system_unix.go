@@ -18,11 +18,3 @@ func tryLock(f *os.File) error {
 	}
 	return err
 }
-
-func syncDirectory(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
-}

@@ -17,6 +17,3 @@ func tryLock(f *os.File) error {
 	}
 	return err
 }
-
-// syncDirectory does nothing: Windows journals names and cannot flush a folder.
-func syncDirectory(string) error { return nil }

@@ -40,7 +40,7 @@ type Recipe struct {
 	Data          map[string]Dataset `toml:"data"`
 	Simulations   []Simulation       `toml:"simulation"`
 	Phases        []Phase            `toml:"phase"`
-	Preview       Preview            `toml:"preview"`
+	Preview       generate.Preview   `toml:"preview"`
 	Checkpoint    Checkpoint         `toml:"checkpoint"`
 }
 
@@ -142,13 +142,6 @@ type Phase struct {
 	LearningRate *float64 `toml:"learning_rate"`
 }
 
-// Preview makes a grid of pictures now and then.
-type Preview struct {
-	Every   int              `toml:"every"` // outer steps; 0: never
-	Prompts []string         `toml:"prompts"`
-	Options generate.Options `toml:"options"`
-}
-
 // Checkpoint says how often the run is saved.
 type Checkpoint struct {
 	Every int `toml:"every"`
@@ -164,7 +157,7 @@ func Defaults() Recipe {
 		Trainable:     Trainable{Parameters: "lora", Rank: 4, Scale: 1, DownStd: 0.008, UpStd: 0.002},
 		Outer:         Outer{Steps: 160, Optimizer: train.AdamW, LearningRate: 2e-4, WeightDecay: 1e-2, ClipNorm: 0.2, SimulationsPerStep: 3},
 		Hypergradient: Hypergradient{Solver: Richardson, Iterations: 5, Gamma: 1, Damping: 1, Products: "exact", Residual: true},
-		Preview:       Preview{Options: generate.Defaults()},
+		Preview:       generate.Preview{Options: generate.Defaults()},
 		Checkpoint:    Checkpoint{Every: 10, Keep: 2},
 	}
 }

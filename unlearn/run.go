@@ -63,6 +63,9 @@ func Run(ctx context.Context, e *engine.Engine, r Recipe, h Hooks) (_ *Result, e
 		return nil, err
 	}
 	// Everything that can be wrong with the input is found before the folder is made.
+	if err := r.Preview.Check(ctx, m); err != nil {
+		return nil, err
+	}
 	t, err := newTrainer(ctx, m, r, cache, h)
 	if err != nil {
 		return nil, err
@@ -76,7 +79,9 @@ func Run(ctx context.Context, e *engine.Engine, r Recipe, h Hooks) (_ *Result, e
 	loop := train.Loop{
 		Steps: r.Outer.Steps, Run: run, CheckpointEvery: r.Checkpoint.Every, Keep: r.Checkpoint.Keep, Finish: h.Finish,
 		Step: t.step, Save: t.save, Restore: t.restore, OnEvent: h.OnEvent, Warn: h.Warn,
-		After: func(ctx context.Context, done int) error { return t.preview(ctx, run.PreviewsPath(), done) },
+		After: func(ctx context.Context, done int) error {
+			return r.Preview.Save(ctx, run.PreviewsPath(), t.net, t.outer.Point(), cache, r.Seed, done)
+		},
 	}
 	if err := loop.Do(ctx); err != nil {
 		return nil, err

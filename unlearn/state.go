@@ -1,16 +1,12 @@
 package unlearn
 
 import (
-	"context"
 	"fmt"
 	"maps"
-	"path/filepath"
 	"slices"
 
-	"github.com/resalign/resalign/data"
 	"github.com/resalign/resalign/denoise"
 	"github.com/resalign/resalign/engine"
-	"github.com/resalign/resalign/generate"
 	"github.com/resalign/resalign/weights"
 )
 
@@ -83,29 +79,4 @@ func (t *trainer) restore(steps int, source weights.Source, read func(any) error
 		v.chain = &chain{delta: tensors[:n:n], moments: tensors[n:], steps: at.Steps, used: at.Used, began: at.Began}
 	}
 	return nil
-}
-
-// preview writes a grid of pictures made with θ as it is after the given number of steps.
-func (t *trainer) preview(ctx context.Context, dir string, done int) error {
-	p := t.recipe.Preview
-	if p.Every == 0 || done%p.Every != 0 {
-		return nil
-	}
-	g, err := generate.New(ctx, t.net, t.outer.Point(), p.Options, t.cache)
-	if err != nil {
-		return fmt.Errorf("preview: %w", err)
-	}
-	var pictures []*data.RGB
-	for i, prompt := range p.Prompts {
-		picture, err := g.Picture(ctx, prompt, generate.Seed{Run: t.recipe.Seed, Prompt: i})
-		if err != nil {
-			return fmt.Errorf("preview: %w", err)
-		}
-		pictures = append(pictures, picture.Image)
-	}
-	grid, err := data.Grid(pictures, min(4, len(pictures)), p.Prompts)
-	if err != nil {
-		return fmt.Errorf("preview: %w", err)
-	}
-	return data.SavePNG(filepath.Join(dir, fmt.Sprintf("step-%08d.png", done)), grid)
 }

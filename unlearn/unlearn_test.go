@@ -383,6 +383,9 @@ func TestBadInputIsRefusedBeforeAnythingIsWritten(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, "02.png"},
+		"preview's size": {func(_ *testing.T, r *Recipe) {
+			r.Preview.Every, r.Preview.Prompts, r.Preview.Options.Height = 1, []string{"a"}, 33
+		}, "preview: "},
 		"wrong resolution": {func(_ *testing.T, r *Recipe) { r.Resolution = 20 }, "multiple"},
 	}
 	for name, c := range changes {

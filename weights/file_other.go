@@ -13,6 +13,3 @@ func mapFile(f *os.File, size int) (data []byte, release func([]byte), err error
 	_, err = io.ReadFull(f, data)
 	return data, nil, err
 }
-
-// syncDir does nothing: these systems cannot flush a folder.
-func syncDir(string) error { return nil }

@@ -19,13 +19,3 @@ func mapFile(f *os.File, size int) (data []byte, release func([]byte), err error
 	}
 	return data, func(data []byte) { _ = unix.Munmap(data) }, nil
 }
-
-// syncDir makes a rename inside dir survive a power failure.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
-}

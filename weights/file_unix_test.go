@@ -35,6 +35,9 @@ func TestAFileThatShrinksIsAnErrorNotACrash(t *testing.T) {
 	if err := Write(path+"2", []*Tensor{a}, nil); err == nil {
 		t.Error("a file that shrank was copied")
 	}
+	if left, _ := os.ReadDir(filepath.Dir(path)); len(left) != 1 {
+		t.Errorf("%v stays behind", left)
+	}
 }
 
 func TestOpenDoesNotWaitForANamedPipe(t *testing.T) {

@@ -243,7 +243,7 @@ func WriteLoRA(path string, lora *LoRA, dtype DType, metadata map[string]string)
 	for i := range lora.Layers {
 		layer := &lora.Layers[i]
 		if err := layer.check(); err != nil {
-			return fmt.Errorf("cannot write %s: %w", path, err)
+			return fmt.Errorf("%s cannot be written: %w", path, err)
 		}
 		up := layer.Up
 		if scale := layer.Scale(); scale != 1 {
@@ -255,11 +255,11 @@ func WriteLoRA(path string, lora *LoRA, dtype DType, metadata map[string]string)
 		name := "unet." + layer.Module
 		a, err := FromFloat32(name+".lora_A.weight", dtype, []int{layer.Rank, layer.In}, layer.Down)
 		if err != nil {
-			return fmt.Errorf("cannot write %s: %w", path, err)
+			return fmt.Errorf("%s cannot be written: %w", path, err)
 		}
 		b, err := FromFloat32(name+".lora_B.weight", dtype, []int{layer.Out, layer.Rank}, up)
 		if err != nil {
-			return fmt.Errorf("cannot write %s: %w", path, err)
+			return fmt.Errorf("%s cannot be written: %w", path, err)
 		}
 		tensors = append(tensors, a, b)
 	}

@@ -5,17 +5,14 @@ import (
 	"cmp"
 	"encoding/binary"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"maps"
-	"math"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"unicode/utf8"
+
+	"github.com/resalign/resalign/files"
 )
 
 // Write stores tensors and metadata as the safetensors file path.
@@ -25,19 +22,15 @@ import (
 // written beside path, flushed to disk and renamed; if anything fails, the error names path, the unfinished file is removed
 // and a file that was there before is untouched.
 func Write(path string, tensors []*Tensor, metadata map[string]string) error {
-	return write(disk{}, path, tensors, metadata)
-}
-
-func write(files filesystem, path string, tensors []*Tensor, metadata map[string]string) error {
 	ordered := slices.Clone(tensors)
 	slices.SortStableFunc(ordered, func(a, b *Tensor) int {
 		return cmp.Or(cmp.Compare(a.DType, b.DType), cmp.Compare(a.Name, b.Name))
 	})
 	header, err := encodeHeader(ordered, metadata)
 	if err != nil {
-		return fmt.Errorf("cannot write %s: %w", path, err)
+		return fmt.Errorf("%s cannot be written: %w", path, err)
 	}
-	err = writeWhole(files, path, func(w io.Writer) error {
+	err = files.Write(path, func(w io.Writer) error {
 		if _, err := w.Write(header); err != nil {
 			return err
 		}
@@ -53,7 +46,7 @@ func write(files filesystem, path string, tensors []*Tensor, metadata map[string
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("cannot write %s: %w; make sure that the folder exists, is writable and has room, then write again", path, err)
+		return fmt.Errorf("%w; make sure that the folder exists, is writable and has room, then write again", err)
 	}
 	return nil
 }
@@ -131,72 +124,4 @@ func quote(b *bytes.Buffer, s string) error {
 	}
 	b.Truncate(b.Len() - 1) // the encoder's newline
 	return nil
-}
-
-// filesystem is what writeWhole needs of the disk; tests put a failing one in its place.
-type filesystem interface {
-	create(path string) (outFile, error) // fails if path exists
-	rename(from, to string) error
-	remove(path string) error
-	syncDir(dir string) error
-}
-
-type outFile interface {
-	io.WriteCloser
-	Sync() error
-}
-
-type disk struct{}
-
-func (disk) create(path string) (outFile, error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
-	if err != nil {
-		return nil, err // not f: a nil *os.File must not become a non-nil interface
-	}
-	return f, nil
-}
-func (disk) rename(from, to string) error { return os.Rename(from, to) }
-func (disk) remove(path string) error     { return os.Remove(path) }
-func (disk) syncDir(dir string) error     { return syncDir(dir) }
-
-// writeWhole makes path hold exactly what fill writes, or leaves it as it was.
-func writeWhole(files filesystem, path string, fill func(io.Writer) error) error {
-	dir := filepath.Dir(path)
-	f, temporary, err := createBeside(files, dir)
-	if err != nil {
-		return err
-	}
-	err = fill(f)
-	if err == nil {
-		err = f.Sync()
-	}
-	if closing := f.Close(); err == nil {
-		err = closing
-	}
-	if err == nil {
-		err = files.rename(temporary, path)
-	}
-	if err != nil {
-		if left := files.remove(temporary); left != nil {
-			return fmt.Errorf("%w (and the unfinished file stays behind: %w)", err, left)
-		}
-		return err
-	}
-	if err := files.syncDir(dir); err != nil {
-		return fmt.Errorf("the file is complete, but its folder could not be flushed: %w", err)
-	}
-	return nil
-}
-
-// createBeside creates a file with a fresh name in dir.
-func createBeside(files filesystem, dir string) (outFile, string, error) {
-	for i := range math.MaxInt16 {
-		temporary := filepath.Join(dir, fmt.Sprintf(".resalign-%d-%d.tmp", os.Getpid(), i))
-		f, err := files.create(temporary)
-		if errors.Is(err, fs.ErrExist) { // left by a killed process or being written by another goroutine
-			continue
-		}
-		return f, temporary, err
-	}
-	return nil, "", fmt.Errorf("%s is full of unfinished .resalign-*.tmp files; remove them", dir)
 }

@@ -1,0 +1,48 @@
+package experiment
+
+import (
+	"slices"
+
+	"github.com/resalign/resalign/mini"
+)
+
+// scale is how large the experiment is. All of its parts follow from these numbers.
+type scale struct {
+	erase, hold int          // outer steps of the two phases of resalign; ascent has as many in all, esd the first
+	adaptations []adaptation // what the evaluation does to the models
+	sets        []mini.Set   // the drawings
+	matched     int          // about how many steps the matched ascent will have; it only serves to tell the time left
+}
+
+// published is the scale of the calibrated recipes and of docs/results.md.
+func published() scale {
+	return scale{
+		erase: eraseSteps, hold: holdSteps, matched: 300, sets: mini.Sets(),
+		adaptations: []adaptation{{"diverse", []int{50, 100, 200}}, {"subject", []int{100}}},
+	}
+}
+
+// adaptation is a fine-tuning on the set evaluation/name, and after how many steps the models are measured.
+type adaptation struct {
+	name  string
+	steps []int
+}
+
+// models tells an audit of one model whether the adaptation concerns it. The base model has nothing to recover, and is
+// measured as it is.
+func (a adaptation) models(name string) []string {
+	if name == Base {
+		return []string{}
+	}
+	return []string{name}
+}
+
+// work is how many steps the fine-tunings of one model take together, and how many cells they give beside that of the
+// model as it is.
+func (s scale) work() (steps, cells int) {
+	for _, a := range s.adaptations {
+		steps += slices.Max(a.steps)
+		cells += len(a.steps)
+	}
+	return steps, cells
+}
