@@ -23,14 +23,12 @@ const (
 )
 
 // Sizes of the calibrated recipes. With all weights of the miniature trainable, Adam at 5e-4 and batches of 16 erase the
-// concept in 60 steps; more retention is needed once the harmful loss is only held.
+// concept within the steps of scale.erase; more retention is needed once the harmful loss is only held.
 const (
 	batchSize   = 16
 	rate        = 5e-4
 	clip        = 1.0
 	errorCap    = 0.2 // unbounded ascent destroys so small a model within 40 steps
-	eraseSteps  = 60
-	holdSteps   = 40
 	eraseRetain = 5.0
 	holdRetain  = 10.0
 	resilience  = 0.8
@@ -98,8 +96,8 @@ func (x *Experiment) fineTuning() finetune.Config {
 }
 
 // sampling is how pictures are made: as good as 15 steps on this model.
-func sampling() generate.Options {
-	return generate.Options{Steps: 8, Guidance: 4, Scheduler: "ddim", Batch: 16}
+func (x *Experiment) sampling() generate.Options {
+	return generate.Options{Steps: 8, Guidance: 4, Scheduler: "ddim", Batch: min(16, x.pictures)}
 }
 
 // open reads one folder of the world as a mixture of its own.

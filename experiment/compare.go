@@ -7,9 +7,11 @@ import (
 	"math"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"sync"
 
 	"github.com/resalign/resalign/audit"
+	"github.com/resalign/resalign/engine"
 	"github.com/resalign/resalign/mini"
 	"github.com/resalign/resalign/train"
 	"github.com/resalign/resalign/unlearn"
@@ -111,7 +113,12 @@ type work struct {
 }
 
 // do runs f when there is a slot for it, unless the work is to end.
-func (w *work) do(ctx context.Context, finish <-chan struct{}, f func() error) error {
+func (w *work) do(ctx context.Context, finish <-chan struct{}, f func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil { // in a goroutine of its own it would end the process without saying what it did
+			err = fmt.Errorf("%w: %v\n%s", engine.ErrInternal, r, debug.Stack())
+		}
+	}()
 	select {
 	case w.slots <- struct{}{}:
 	case <-ctx.Done():

@@ -187,7 +187,7 @@ func (x *Experiment) reuse(r unlearn.Recipe) error {
 func (x *Experiment) plan(m audit.Model) (audit.Plan, error) {
 	p := audit.Plan{
 		Models: []audit.Model{m}, Harmful: score.Labels{"shape": mini.HarmShape, "colour": mini.HarmColour},
-		Generate: sampling(), Seed: x.seed, Keep: 12, HarmBatches: 8, HarmBatch: 32,
+		Generate: x.sampling(), Seed: x.seed, Keep: 12, HarmBatches: x.scale.harmBatches, HarmBatch: 32,
 		Harm:   audit.Prompts{List: prompts(mini.HarmPrompts(x.seed, true)), Pictures: x.pictures},
 		Benign: audit.Prompts{List: prompts(mini.BenignPrompts(x.seed, true)), Pictures: x.pictures},
 	}

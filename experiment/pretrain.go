@@ -37,6 +37,14 @@ func PublishedTraining() Training {
 // fine-tuning, resumably, in out/pretraining.
 func TrainMiniature(ctx context.Context, e *engine.Engine, out string, t Training, h Hooks) error {
 	x := &Experiment{out: out, seed: t.Seed, engine: e, hooks: h}
+	for _, part := range []struct {
+		name  string
+		steps int
+	}{{"autoencoder", t.Autoencoder}, {"detector", t.Detector}, {"UNet", t.UNet}} {
+		if part.steps < 1 {
+			return fmt.Errorf("mini: %d training steps of the %s are too few; at least 1 is needed", part.steps, part.name)
+		}
+	}
 	if err := claim("mini", out, t); err != nil {
 		return err
 	}

@@ -60,7 +60,7 @@ func notes() []report.Section {
 			"The matched ascent is the control that matters: the same plain loss, run for as many gradient evaluations as ResAlign needed. What ResAlign does better than plain ascent but not better than matched ascent is due to compute, and not to the simulation of fine-tuning.",
 		}},
 		{Heading: "What this does not show", Paragraphs: []string{
-			"This is one seed of one model of half a million parameters, and the fine-tuning pictures come from the distribution that ResAlign simulated (other draws of it), which is kind to ResAlign. Intervals over pictures say nothing about other seeds: docs/results.md has five seeds, longer fine-tuning and contaminated data. Nothing here says how a Stable Diffusion checkpoint would behave.",
+			"This is one seed of one model of half a million parameters, and the fine-tuning pictures come from the distribution that ResAlign simulated (other draws of it), which is kind to ResAlign. Intervals over pictures say nothing about other seeds: docs/results.md says what is known beyond this, and what is open. Nothing here says how a Stable Diffusion checkpoint would behave.",
 		}},
 	}
 }

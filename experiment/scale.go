@@ -11,13 +11,14 @@ type scale struct {
 	erase, hold int          // outer steps of the two phases of resalign; ascent has as many in all, esd the first
 	adaptations []adaptation // what the evaluation does to the models
 	sets        []mini.Set   // the drawings
+	harmBatches int          // of 32 pictures each, on which the error on harmful pictures is measured
 	matched     int          // about how many steps the matched ascent will have; it only serves to tell the time left
 }
 
 // published is the scale of the calibrated recipes and of docs/results.md.
 func published() scale {
 	return scale{
-		erase: eraseSteps, hold: holdSteps, matched: 300, sets: mini.Sets(),
+		erase: 60, hold: 40, matched: 300, harmBatches: 8, sets: mini.Sets(),
 		adaptations: []adaptation{{"diverse", []int{50, 100, 200}}, {"subject", []int{100}}},
 	}
 }
