@@ -19,6 +19,9 @@ const (
 
 // keepHeadroom sees to it that at least as much mapped memory is free as is in use, and never less than minHeadroom.
 func keepHeadroom() {
+	if !mayReserve() {
+		return
+	}
 	free, used := heap()
 	want := min(max(minHeadroom, used), maxHeadroom)
 	if free >= want {
