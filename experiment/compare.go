@@ -174,6 +174,9 @@ func (x *Experiment) measure(ctx context.Context, m audit.Model, detector *mini.
 		})
 		return found == cells, err
 	})
+	if errors.Is(err, train.ErrInterrupted) {
+		return nil, err
+	}
 	if err != nil {
 		return nil, fmt.Errorf("measuring %s: %w", m.Name, err)
 	}

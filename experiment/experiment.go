@@ -150,6 +150,9 @@ func (x *Experiment) method(ctx context.Context, name string, r unlearn.Recipe) 
 		})
 		return false, err
 	})
+	if errors.Is(err, train.ErrInterrupted) {
+		return m, err // which part was under way is of no interest
+	}
 	if err != nil {
 		return m, fmt.Errorf("%s: %w", name, err)
 	}
