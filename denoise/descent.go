@@ -23,6 +23,7 @@ type Descent struct {
 	moments Vector // slot by slot
 	owned   bool   // the selected tensors of point were made here
 	steps   int
+	trail   *trail // where it is recorded; nil: nowhere
 }
 
 // NewDescent starts at a point, with fresh moments.
@@ -52,7 +53,12 @@ func (d *Descent) Selected() Vector { return d.selection.Of(d.point) }
 // Step moves against the gradient, which is multiplied by scale first (for clipping), at the given share of the
 // optimizer's learning rate. The gradient is used up.
 func (d *Descent) Step(ctx context.Context, gradient Vector, scale, rate float64) error {
-	defer gradient.Free()
+	kept := false
+	defer func() {
+		if !kept {
+			gradient.Free()
+		}
+	}()
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
 	}
@@ -86,11 +92,15 @@ func (d *Descent) Step(ctx context.Context, gradient Vector, scale, rate float64
 	inputs := slices.Concat(d.Selected(), gradient, d.moments, Vector{rateTensor, stepTensor, scaleTensor})
 	donate := make([]bool, len(inputs))
 	for i := range (2 + slots) * n {
-		donate[i] = i >= n || d.owned
+		donate[i] = d.trail == nil && (i >= n || d.owned)
 	}
 	out, err := f.CallDonating(donate, inputs...)
 	if err != nil {
 		return err
+	}
+	if d.trail != nil {
+		kept = true
+		d.trail.add(d.selection, footprint{point: d.point, gradient: gradient, moments: d.moments, owned: d.owned, step: d.steps + 1, scale: scale, rate: rate})
 	}
 	d.point = d.selection.Put(d.point, out[:n])
 	d.moments, d.owned = out[n:], true
@@ -118,6 +128,7 @@ func applyOptimizer(tape *ad.Tape, o train.Optimizer, param, grad *ad.Value, sta
 
 // Release gives up the selected tensors to the caller, who frees them, and frees the moments.
 func (d *Descent) Release() (p Point, owned bool) {
+	d.trail.free(d.selection)
 	engine.Free(d.moments...)
 	d.moments = nil
 	return d.point, d.owned
@@ -125,6 +136,7 @@ func (d *Descent) Release() (p Point, owned bool) {
 
 // Free releases everything the descent made.
 func (d *Descent) Free() {
+	d.trail.free(d.selection)
 	engine.Free(d.moments...)
 	if d.owned {
 		engine.Free(d.Selected()...)

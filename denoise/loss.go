@@ -62,6 +62,24 @@ func (n *Network) HessianProduct(ctx context.Context, p Point, s Selection, l Lo
 	})
 }
 
+// GaussNewtonProduct is G·v for the Gauss–Newton matrix of the loss, JᵀWJ with the Jacobian J of the prediction: the
+// Hessian without the curvature of the network. It has no negative eigenvalue. J·v is the derivative by u of ⟨Jᵀu, v⟩,
+// so that no forward mode is needed. The loss must have no cap.
+func (n *Network) GaussNewtonProduct(ctx context.Context, p Point, s Selection, l Loss, b *Batch, v Vector) (Vector, error) {
+	if l.Cap != 0 {
+		return nil, fmt.Errorf("%w: a Gauss–Newton product of a bounded loss", engine.ErrInternal)
+	}
+	name := fmt.Sprintf("Gauss–Newton product by %s", s.name)
+	return n.call(ctx, name, p, v, b.inputs(n.Model.XL), func(p, v, b []*ad.Value) []*ad.Value {
+		prediction, weights := n.predict(p, b), b[len(b)-1]
+		u := ad.StopGradient(prediction)
+		forward := ad.Gradient(ad.Dot(ad.Pullback(prediction, u, s.values(p)...), v), u)[0]
+		batch := prediction.Dim(0)
+		perSample := ad.Scale(ad.Reshape(weights, batch, 1, 1, 1), 2*float64(batch)/float64(prediction.Size()))
+		return ad.Pullback(prediction, ad.Mul(perSample, forward), s.values(p)...)
+	})
+}
+
 // CrossProduct is ∇_outer ⟨∇_inner loss, u⟩ for a fixed u with one array for each of the inner parameters.
 func (n *Network) CrossProduct(ctx context.Context, p Point, outer, inner Selection, l Loss, b *Batch, u Vector) (Vector, error) {
 	name := fmt.Sprintf("cross product %v by %s and %s", l, outer.name, inner.name)

@@ -117,6 +117,25 @@ func (s *Space) Combine(terms ...hypergrad.Term[Vector]) (Vector, error) {
 	return f.Call(append(inputs, coefficients...)...)
 }
 
+// Multiply is the elementwise product a∘b.
+func (s *Space) Multiply(a, b Vector) (Vector, error) {
+	if len(a) != len(b) {
+		return nil, fmt.Errorf("a product of vectors of %d and %d tensors", len(a), len(b))
+	}
+	n := len(a)
+	f, err := s.function(fmt.Sprintf("product of %d", n), func(_ *ad.Tape, in []*ad.Value) []*ad.Value {
+		out := make([]*ad.Value, n)
+		for i := range out {
+			out[i] = ad.Mul(in[i], in[n+i])
+		}
+		return out
+	})
+	if err != nil {
+		return nil, err
+	}
+	return f.Call(slices.Concat(a, b)...)
+}
+
 // Release frees v.
 func (s *Space) Release(v Vector) { v.Free() }
 
@@ -158,5 +177,7 @@ func ClipScale(norm, limit float64) float64 {
 	if limit == 0 {
 		return 1
 	}
-	return min(1, limit/(norm+1e-6))
+	return min(1, limit/(norm+clipEps))
 }
+
+const clipEps = 1e-6

@@ -83,7 +83,7 @@ func (x *Experiment) resalign() unlearn.Recipe {
 	r.Simulations = []unlearn.Simulation{{
 		Name: "benign", Data: "simulated", Steps: 8, Optimizer: train.Adam, LearningRate: rate, ClipNorm: clip, ChainReset: 10,
 	}}
-	r.Hypergradient = unlearn.Hypergradient{Solver: unlearn.Richardson, Iterations: 2, Gamma: 0.01, Damping: 1, Products: "exact"}
+	r.Hypergradient = unlearn.Hypergradient{Solver: unlearn.Richardson, Iterations: 2, Gamma: 0.01, Damping: 1, Metric: unlearn.PlainMetric, Products: "exact"}
 	return r
 }
 

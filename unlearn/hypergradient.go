@@ -31,6 +31,10 @@ func (t *trainer) resilience(ctx context.Context, step int, v *view, harm *harmB
 	defer right.Free()
 	r.simulation, r.harmStar, r.fineTuning = v.sim.Name, harm.sign*value, end.loss
 
+	if t.recipe.Hypergradient.Solver == Unrolled {
+		return t.unrolled(ctx, v, end, harm, lambda, right)
+	}
+	r.solved = true
 	batch, err := t.fineTuningBatch(ctx, v, v.hessian, v.hessianPrior, step)
 	if err != nil {
 		return nil, err
@@ -42,21 +46,58 @@ func (t *trainer) resilience(ctx context.Context, step int, v *view, harm *harmB
 	}
 	var x denoise.Vector
 	if v.displacement {
-		x, r.report, err = t.solver()(ctx, system)
+		x, r.report, err = t.solver(end, end.root)(ctx, system)
 	} else {
-		x, r.report, err = t.implicit(ctx, v, end.point, batch, harm, lambda, system)
+		x, r.report, err = t.implicit(ctx, v, end, batch, harm, lambda, system)
 	}
-	r.solved = true
 	return x, err
 }
 
-// solver solves (I + γH) x = g as the recipe says.
-func (t *trainer) solver() hypergrad.Solver[denoise.Vector] {
+// solver solves (I + γH) x = g as the recipe says, or with a metric P (P + γH) x = P^½∘last∘g.
+func (t *trainer) solver(end *simulated, last denoise.Vector) hypergrad.Solver[denoise.Vector] {
 	h := t.recipe.Hypergradient
+	solve := hypergrad.RichardsonSolver[denoise.Vector](t.richardson())
 	if h.Solver == ConjugateGradient {
-		return hypergrad.ConjugateGradientSolver[denoise.Vector](t.conjugate())
+		solve = hypergrad.ConjugateGradientSolver[denoise.Vector](t.conjugate())
 	}
-	return hypergrad.RichardsonSolver[denoise.Vector](t.richardson())
+	if h.Metric != AdamMetric {
+		return solve
+	}
+	return t.inMetric(solve, end.inverse, last)
+}
+
+// inMetric solves in the coordinates y = √P∘φ, in which the proximal term ‖φ − θ‖²_P/2γ is the plain one: H becomes
+// P^-½ H P^-½ and g becomes P^-½∘g. The solution is multiplied by last: √P gives the derivative of the solution by θ, 1/√P
+// the displacement itself.
+func (t *trainer) inMetric(solve hypergrad.Solver[denoise.Vector], inverse, last denoise.Vector) hypergrad.Solver[denoise.Vector] {
+	return func(ctx context.Context, s hypergrad.System[denoise.Vector]) (denoise.Vector, hypergrad.Report, error) {
+		right, err := t.space.Multiply(inverse, s.Right)
+		if err != nil {
+			return nil, hypergrad.Report{}, err
+		}
+		defer right.Free()
+		product := s.Product
+		s.Right, s.Product = right, func(u denoise.Vector) (denoise.Vector, error) {
+			scaled, err := t.space.Multiply(inverse, u)
+			if err != nil {
+				return nil, err
+			}
+			defer scaled.Free()
+			curved, err := product(scaled)
+			if err != nil {
+				return nil, err
+			}
+			defer curved.Free()
+			return t.space.Multiply(inverse, curved)
+		}
+		y, report, err := solve(ctx, s)
+		if err != nil {
+			return nil, report, err
+		}
+		defer y.Free()
+		x, err := t.space.Multiply(last, y)
+		return x, report, err
+	}
 }
 
 func (t *trainer) richardson() hypergrad.RichardsonOptions {
@@ -76,33 +117,85 @@ func (t *trainer) conjugate() hypergrad.ConjugateGradientOptions {
 }
 
 // implicit is the hypergradient where fine-tuning trains parameters of its own.
-func (t *trainer) implicit(ctx context.Context, v *view, p denoise.Point, batch *denoise.Batch, harm *harmBatch, lambda float64, s hypergrad.System[denoise.Vector]) (denoise.Vector, hypergrad.Report, error) {
-	_, g, err := v.net.Gradient(ctx, p, v.theta, harm.loss, harm.batch)
-	if err != nil {
-		return nil, hypergrad.Report{}, err
-	}
-	defer g.Free()
-	t.gradients += float64(harm.size)
-	direct, err := t.space.Combine(term(lambda*harm.sign*t.push(), g))
+func (t *trainer) implicit(ctx context.Context, v *view, end *simulated, batch *denoise.Batch, harm *harmBatch, lambda float64, s hypergrad.System[denoise.Vector]) (denoise.Vector, hypergrad.Report, error) {
+	direct, err := t.directShare(ctx, v, end.point, harm, lambda)
 	if err != nil {
 		return nil, hypergrad.Report{}, err
 	}
 	defer direct.Free()
 	a := hypergrad.Adaptation[denoise.Vector, denoise.Vector]{
 		ThetaSpace: t.space, PhiSpace: t.space, Gamma: s.Gamma, Direct: direct, Right: s.Right, Product: s.Product,
-		Cross: t.counted(v, func(u denoise.Vector) (denoise.Vector, error) { return t.cross(ctx, v, p, batch, u) }),
+		Cross: t.counted(v, func(u denoise.Vector) (denoise.Vector, error) { return t.cross(ctx, v, end.point, batch, u) }),
 	}
-	if t.recipe.Hypergradient.Solver == ConjugateGradient {
-		return hypergrad.ImplicitWith(ctx, a, hypergrad.ConjugateGradientSolver[denoise.Vector](t.conjugate()))
+	h := t.recipe.Hypergradient
+	if h.Solver == FirstOrder || (h.Solver == Richardson && h.Metric != AdamMetric) {
+		return hypergrad.Implicit(ctx, a, t.richardson())
 	}
-	return hypergrad.Implicit(ctx, a, t.richardson())
+	return hypergrad.ImplicitWith(ctx, a, t.solver(end, end.inverse))
 }
 
-// product is v ↦ H·v for the Hessian of the fine-tuning loss with respect to φ.
+// directShare is λ·∂_θ L_harm(θ, φ*), for parameters φ that are not a displacement of θ.
+func (t *trainer) directShare(ctx context.Context, v *view, p denoise.Point, harm *harmBatch, lambda float64) (denoise.Vector, error) {
+	_, g, err := v.net.Gradient(ctx, p, v.theta, harm.loss, harm.batch)
+	if err != nil {
+		return nil, err
+	}
+	defer g.Free()
+	t.gradients += float64(harm.size)
+	return t.space.Combine(term(lambda*harm.sign*t.push(), g))
+}
+
+// unrolled differentiates through the last steps of the simulation as they were taken.
+func (t *trainer) unrolled(ctx context.Context, v *view, end *simulated, harm *harmBatch, lambda float64, right denoise.Vector) (denoise.Vector, error) {
+	batchOf := func(step int) (*denoise.Batch, error) {
+		return t.fineTuningBatch(ctx, v, v.pictures, v.prior, end.firstBatch+step-1-end.began)
+	}
+	curvature := func(step int, p denoise.Point, u denoise.Vector) (denoise.Vector, error) {
+		batch, err := batchOf(step)
+		if err != nil {
+			return nil, err
+		}
+		defer batch.Free()
+		return t.counted(v, t.product(ctx, v, p, batch))(u)
+	}
+	if v.displacement {
+		return end.descent.Unrolled(ctx, t.space, right, v.sim.ClipNorm, curvature, nil)
+	}
+	total, err := t.directShare(ctx, v, end.point, harm, lambda)
+	if err != nil {
+		return nil, err
+	}
+	start, err := end.descent.Unrolled(ctx, t.space, right, v.sim.ClipNorm, curvature, func(step int, p denoise.Point, u denoise.Vector) error {
+		batch, err := batchOf(step)
+		if err != nil {
+			return err
+		}
+		defer batch.Free()
+		share, err := t.counted(v, func(u denoise.Vector) (denoise.Vector, error) { return t.cross(ctx, v, p, batch, u) })(u)
+		if err != nil {
+			return err
+		}
+		total, err = t.space.Accumulate(total, share)
+		return err
+	})
+	if err != nil {
+		total.Free()
+		return nil, err
+	}
+	start.Free() // what the fresh parameters began with is nobody's choice
+	return total, nil
+}
+
+// product is v ↦ H·v for the Hessian of the fine-tuning loss with respect to φ, or what the recipe takes in its place.
 func (t *trainer) product(ctx context.Context, v *view, p denoise.Point, batch *denoise.Batch) func(denoise.Vector) (denoise.Vector, error) {
-	if t.recipe.Hypergradient.Products == "exact" {
+	switch t.recipe.Hypergradient.Products {
+	case exactProducts:
 		return func(u denoise.Vector) (denoise.Vector, error) {
 			return v.net.HessianProduct(ctx, p, v.phi, denoise.Loss{}, batch, u)
+		}
+	case GaussNewton:
+		return func(u denoise.Vector) (denoise.Vector, error) {
+			return v.net.GaussNewtonProduct(ctx, p, v.phi, denoise.Loss{}, batch, u)
 		}
 	}
 	return hypergrad.CentralDifference(t.space, func(phi denoise.Vector) (denoise.Vector, error) {
@@ -113,7 +206,7 @@ func (t *trainer) product(ctx context.Context, v *view, p denoise.Point, batch *
 
 // cross is ∇_θ⟨∇_φ L_FT, u⟩.
 func (t *trainer) cross(ctx context.Context, v *view, p denoise.Point, batch *denoise.Batch, u denoise.Vector) (denoise.Vector, error) {
-	if t.recipe.Hypergradient.Products == "exact" {
+	if t.recipe.Hypergradient.Products != centralDifferences {
 		return v.net.CrossProduct(ctx, p, v.theta, v.phi, denoise.Loss{}, batch, u)
 	}
 	return hypergrad.CentralDifference(t.space, func(phi denoise.Vector) (denoise.Vector, error) {
@@ -125,8 +218,11 @@ func (t *trainer) cross(ctx context.Context, v *view, p denoise.Point, batch *de
 // counted adds the cost of second-order products to the account.
 func (t *trainer) counted(v *view, f func(denoise.Vector) (denoise.Vector, error)) func(denoise.Vector) (denoise.Vector, error) {
 	cost := productCost
-	if t.recipe.Hypergradient.Products != "exact" {
+	switch t.recipe.Hypergradient.Products {
+	case centralDifferences:
 		cost = 2
+	case GaussNewton:
+		cost = gaussNewtonCost
 	}
 	return func(u denoise.Vector) (denoise.Vector, error) {
 		t.gradients += cost * v.batchSize()
@@ -139,7 +235,7 @@ type result struct {
 	harm, retain         float64 // L_harm(θ), R(θ)
 	simulation           string
 	harmStar, fineTuning float64 // L_harm(θ*), the last inner loss
-	solved               bool
+	solved               bool    // by a solver, which has something to report
 	report               hypergrad.Report
 }
 
@@ -157,10 +253,12 @@ func (s *summary) fields() map[string]any {
 	var residualOf []int
 	for _, r := range s.results {
 		harm, retain, star = harm+r.harm/n, retain+r.retain/n, star+r.harmStar/n
+		if r.simulation != "" {
+			names = append(names, r.simulation)
+		}
 		if !r.solved {
 			continue
 		}
-		names = append(names, r.simulation)
 		residuals, contractions = append(residuals, r.report.Residual), append(contractions, r.report.Contraction)
 		residualOf = append(residualOf, r.report.ResidualOf)
 		if r.report.Note != "" {
@@ -170,6 +268,8 @@ func (s *summary) fields() map[string]any {
 	out := map[string]any{"harmful_loss": harm, "retain_loss": retain}
 	if len(names) > 0 {
 		out["harmful_loss_after"], out["simulations"] = star, names
+	}
+	if len(residuals) > 0 {
 		out["residual"], out["residual_of"], out["contraction"] = residuals, residualOf, contractions
 	}
 	if len(notes) > 0 {

@@ -81,15 +81,30 @@ const (
 	Richardson        = "richardson"
 	ConjugateGradient = "conjugate_gradient"
 	FirstOrder        = "first_order" // x = g
+	Unrolled          = "unrolled"    // no model of fine-tuning: back through its last steps as they were taken
+)
+
+// Second-order products.
+const (
+	exactProducts      = "exact"
+	centralDifferences = "central_differences" // of two gradients: slower, in less memory
+	GaussNewton        = "gauss_newton"        // of the positive part of the Hessian, at half the cost
+)
+
+// Metrics of the proximal model.
+const (
+	PlainMetric = "plain" // ‖φ − θ‖²: what gradient descent stays near in
+	AdamMetric  = "adam"  // ‖φ − θ‖² weighted by the root of Adam's second moments
 )
 
 // Hypergradient is how the gradient through fine-tuning is taken (method, section 2).
 type Hypergradient struct {
 	Solver     string  `toml:"solver"`
-	Iterations int     `toml:"iterations"` // K
+	Iterations int     `toml:"iterations"` // K; unrolled: how many of the last steps
 	Gamma      float64 `toml:"gamma"`      // γ, the radius of the Moreau envelope
 	Damping    float64 `toml:"damping"`    // μ of the damped Richardson iteration; 1: plain
-	Products   string  `toml:"products"`   // exact, or central_differences of two gradients
+	Metric     string  `toml:"metric"`     // of the proximal term: plain, or adam
+	Products   string  `toml:"products"`   // exact, central_differences of two gradients, or gauss_newton
 	Residual   bool    `toml:"residual"`   // spend one product more on the residual of the last iterate
 }
 
@@ -156,7 +171,7 @@ func Defaults() Recipe {
 		Objective:     Objective{Harm: Ascent, Eta: 1, Lambda: 0.8, Alpha: 1.6, AlphaFinal: 2},
 		Trainable:     Trainable{Parameters: "lora", Rank: 4, Scale: 1, DownStd: 0.008, UpStd: 0.002},
 		Outer:         Outer{Steps: 160, Optimizer: train.AdamW, LearningRate: 2e-4, WeightDecay: 1e-2, ClipNorm: 0.2, SimulationsPerStep: 3},
-		Hypergradient: Hypergradient{Solver: Richardson, Iterations: 5, Gamma: 1, Damping: 1, Products: "exact", Residual: true},
+		Hypergradient: Hypergradient{Solver: Richardson, Iterations: 5, Gamma: 1, Damping: 1, Metric: PlainMetric, Products: exactProducts, Residual: true},
 		Preview:       generate.Preview{Options: generate.Defaults()},
 		Checkpoint:    Checkpoint{Every: 10, Keep: 2},
 	}
@@ -239,8 +254,13 @@ func (r Recipe) validatePhases(v *validation) {
 
 func (r Recipe) validateHypergradient(v *validation) {
 	h := r.Hypergradient
-	v.oneOf("hypergradient.solver", h.Solver, Richardson, ConjugateGradient, FirstOrder)
-	v.oneOf("hypergradient.products", h.Products, "exact", "central_differences")
+	v.oneOf("hypergradient.solver", h.Solver, Richardson, ConjugateGradient, FirstOrder, Unrolled)
+	v.oneOf("hypergradient.products", h.Products, exactProducts, centralDifferences, GaussNewton)
+	v.oneOf("hypergradient.metric", h.Metric, PlainMetric, AdamMetric)
+	v.check(h.Metric != AdamMetric || h.Solver == Richardson || h.Solver == ConjugateGradient, "hypergradient.metric", "%s belongs to a proximal model, and solver %q uses none", AdamMetric, h.Solver)
+	for i, s := range r.Simulations {
+		v.check(h.Metric != AdamMetric || s.Optimizer != train.SGD, fmt.Sprintf("simulation[%d].optimizer", i), "%s has no second moments, which hypergradient.metric = %q is made of", s.Optimizer, AdamMetric)
+	}
 	v.check(h.Iterations >= 1, "hypergradient.iterations", "%d must be at least 1", h.Iterations)
 	v.notNegative("hypergradient.gamma", h.Gamma)
 	v.check(h.Damping > 0 && h.Damping <= 1, "hypergradient.damping", "%v must be above 0 and at most 1", h.Damping)

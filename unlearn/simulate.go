@@ -108,11 +108,18 @@ type simulated struct {
 	descent *denoise.Descent
 	made    []*engine.Tensor
 	loss    float64 // of the last inner batch
+
+	began      int // optimizer steps that were taken before this outer step
+	firstBatch int // the fine-tuning batch of the first step after them
+
+	root, inverse denoise.Vector // √P and 1/√P of the optimizer's metric, where one is used
 }
 
 func (s *simulated) free() {
 	s.descent.Free()
 	engine.Free(s.made...)
+	s.root.Free()
+	s.inverse.Free()
 }
 
 // simulate fine-tunes from θ as the configuration says: its pictures, optimizer, learning rate, steps and parameters,
@@ -128,6 +135,10 @@ func (t *trainer) simulate(ctx context.Context, v *view, step int) (*simulated, 
 		engine.Free(made...)
 		return nil, err
 	}
+	if t.recipe.Hypergradient.Solver == Unrolled {
+		s.descent.Record(min(v.sim.Steps, t.recipe.Hypergradient.Iterations))
+	}
+	s.began, s.firstBatch = s.descent.Steps(), step*v.sim.Steps
 	for k := range v.sim.Steps {
 		if err := t.innerStep(ctx, v, s, step*v.sim.Steps+k); err != nil {
 			s.free()
@@ -135,6 +146,12 @@ func (t *trainer) simulate(ctx context.Context, v *view, step int) (*simulated, 
 		}
 	}
 	s.point = s.descent.Point()
+	if t.recipe.Hypergradient.Metric == AdamMetric {
+		if s.root, s.inverse, err = s.descent.Metric(ctx); err != nil {
+			s.free()
+			return nil, err
+		}
+	}
 	if err := t.keepChain(v, step, start, s.descent); err != nil {
 		s.free()
 		return nil, err

@@ -48,6 +48,8 @@ type trainer struct {
 const (
 	predictionCost = 1.0 / 3
 	productCost    = 3.0
+	// A forward pass, its linearisation, and one backward pass.
+	gaussNewtonCost = 5.0 / 3
 )
 
 func newTrainer(ctx context.Context, m *sd.Model, r Recipe, cache *data.Cache, h Hooks) (_ *trainer, err error) {

@@ -132,6 +132,13 @@ func TestHarmRisesAndRetentionHolds(t *testing.T) {
 // Every kind of simulation, solver and parametrisation runs, and tells its residual.
 func TestVariants(t *testing.T) {
 	variants := map[string]func(r *Recipe){
+		"adam metric": func(r *Recipe) {
+			r.Hypergradient.Metric, r.Simulations[0].Optimizer, r.Simulations[0].LearningRate = AdamMetric, train.Adam, 1e-3
+		},
+		"gauss-newton": func(r *Recipe) { r.Hypergradient.Products, r.Hypergradient.Solver = GaussNewton, ConjugateGradient },
+		"fresh adapter, adam metric": func(r *Recipe) {
+			r.Hypergradient.Metric, r.Simulations[0].Optimizer, r.Simulations[0].Adapts = AdamMetric, train.Adam, FreshAdapter
+		},
 		"fresh adapter":        func(r *Recipe) { r.Simulations[0].Adapts = FreshAdapter },
 		"all weights":          func(r *Recipe) { r.Simulations[0].Adapts = AllWeights; r.Simulations[0].LearningRate = 1e-3 },
 		"adam":                 func(r *Recipe) { r.Simulations[0].Optimizer, r.Simulations[0].LearningRate = train.Adam, 1e-3 },
