@@ -48,12 +48,15 @@ func Path(path string, tensors bool) (*Found, error) {
 		{"model_index.json", inspectPipeline},
 		{"run.json", inspectRun},
 		{"config.json", inspectComponent},
+		{"adapter_config.json", inspectAdapter},
+		{filepath.Join("unet", "adapter_config.json"), inspectAdapter},
+		{filepath.Join("text_encoder", "adapter_config.json"), inspectAdapter},
 	} {
 		if _, err := os.Stat(filepath.Join(path, kind.mark)); err == nil {
 			return kind.inspect(path, tensors)
 		}
 	}
-	return nil, fmt.Errorf("%s is not a folder that this program knows: it holds no model_index.json (a diffusers directory), run.json (a run) or config.json (a component)", path)
+	return nil, fmt.Errorf("%s is not a folder that this program knows: it holds no model_index.json (a diffusers directory), run.json (a run), config.json (a component) or adapter_config.json (a LoRA adapter)", path)
 }
 
 // Weights is what a set of tensors holds.
@@ -97,10 +100,44 @@ func summarize(source weights.Source, tensors bool) (*Weights, error) {
 
 // LoRA is what an adapter holds.
 type LoRA struct {
-	Modules int       `json:"modules"`
-	Ranks   []int     `json:"ranks"`
-	Scales  []float64 `json:"scales"`
-	Names   []string  `json:"names,omitempty"`
+	Dialect      string         `json:"dialect"` // whose names it uses: diffusers, peft or kohya
+	Modules      int            `json:"modules"`
+	Components   map[string]int `json:"components"`             // number of modules in the unet, text_encoder and text_encoder_2
+	Convolutions int            `json:"convolutions,omitempty"` // how many of the modules are convolutions
+	Ranks        []int          `json:"ranks"`
+	Scales       []float64      `json:"scales"`
+	Names        []string       `json:"names,omitempty"`
+}
+
+// describeLoRA sums an adapter up; with names, its modules are listed, those of text encoders with the encoder in front.
+func describeLoRA(adapter *weights.LoRA, names bool) *LoRA {
+	d := &LoRA{Dialect: string(adapter.Dialect), Modules: len(adapter.Layers), Components: map[string]int{}}
+	ranks, scales := map[int]bool{}, map[float64]bool{}
+	for _, l := range adapter.Layers {
+		ranks[l.Rank], scales[l.Scale()] = true, true
+		if l.Kernel != [2]int{} {
+			d.Convolutions++
+		}
+		component, name := "unet", l.Module
+		if l.Component != weights.LoRAUNet {
+			component, name = l.Component, l.Component+"."+l.Module
+		}
+		d.Components[component]++
+		if names {
+			d.Names = append(d.Names, name)
+		}
+	}
+	d.Ranks, d.Scales = slices.Sorted(maps.Keys(ranks)), slices.Sorted(maps.Keys(scales))
+	return d
+}
+
+// inspectAdapter looks at a folder that PEFT wrote.
+func inspectAdapter(path string, tensors bool) (*Found, error) {
+	adapter, err := weights.ReadLoRA(path)
+	if err != nil {
+		return nil, err
+	}
+	return &Found{Path: path, Kind: "LoRA adapter (PEFT folder)", LoRA: describeLoRA(adapter, tensors)}, nil
 }
 
 func inspectFile(path string, tensors bool) (_ *Found, err error) {
@@ -116,25 +153,22 @@ func inspectFile(path string, tensors bool) (_ *Found, err error) {
 	if found.Weights, err = summarize(source, tensors); err != nil {
 		return nil, err
 	}
-	if !slices.ContainsFunc(source.Names(), func(n string) bool { return strings.Contains(n, "lora") }) {
+	if !slices.ContainsFunc(source.Names(), looksLikeAdapter) {
 		return found, nil
 	}
-	adapter, err := weights.LoRAFrom(source)
+	adapter, err := weights.ReadLoRA(path) // not from the source: a configuration may lie beside the file
 	if err != nil {
-		found.Notes = append(found.Notes, "looks like a LoRA adapter that cannot be used here: "+err.Error())
+		found.Notes = append(found.Notes, "looks like an adapter that cannot be used here: "+strings.TrimPrefix(err.Error(), path+": "))
 		return found, nil
 	}
 	found.Kind = "LoRA adapter (" + found.Kind + ")"
-	found.LoRA = &LoRA{Modules: len(adapter.Layers)}
-	ranks, scales := map[int]bool{}, map[float64]bool{}
-	for _, l := range adapter.Layers {
-		ranks[l.Rank], scales[l.Scale()] = true, true
-		if tensors {
-			found.LoRA.Names = append(found.LoRA.Names, l.Module)
-		}
-	}
-	found.LoRA.Ranks, found.LoRA.Scales = slices.Sorted(maps.Keys(ranks)), slices.Sorted(maps.Keys(scales))
+	found.LoRA = describeLoRA(adapter, tensors)
 	return found, nil
+}
+
+// looksLikeAdapter tells the tensors of adapters, also of kinds that cannot be used, by their names.
+func looksLikeAdapter(name string) bool {
+	return slices.ContainsFunc([]string{"lora", ".hada_", ".lokr_", ".dora_scale"}, func(part string) bool { return strings.Contains(name, part) })
 }
 
 // inspectComponent looks at the folder of one component of a pipeline.

@@ -50,15 +50,16 @@ func (l Linear) Apply(w *Weights, x *ad.Value) *ad.Value {
 
 // Conv is a two-dimensional convolution over pictures [B, H, W, C].
 type Conv struct {
-	weight, bias string
-	window       ad.Window
-	out          int
+	path, weight, bias string
+	window             ad.Window
+	out                int
 }
 
 // NewConv lays out a convolution at the builder's path.
 func NewConv(b Builder, in, out int, window ad.Window) Conv {
 	fan := in * window.KH * window.KW
 	return Conv{
+		path:   b.Path(),
 		weight: b.Param("weight", Spec{Shape: []int{out, in, window.KH, window.KW}, Layout: Kernel, Fan: fan}),
 		bias:   b.Param("bias", Spec{Shape: []int{out}, Fan: fan}),
 		window: window, out: out,
@@ -68,6 +69,12 @@ func NewConv(b Builder, in, out int, window ad.Window) Conv {
 // Apply maps x [B, H, W, in] to [B, H', W', out].
 func (c Conv) Apply(w *Weights, x *ad.Value) *ad.Value {
 	y := ad.Conv2D(x, w.value(c.weight), c.window)
+	for _, adapter := range w.adapters {
+		if f, ok := adapter[c.path]; ok {
+			low := ad.Conv2D(x, f.Down, c.window)
+			y = ad.Add(y, ad.Scale(ad.Conv2D(low, f.Up, ad.Same(1, 1)), f.Scale))
+		}
+	}
 	return ad.Add(y, ad.Reshape(w.value(c.bias), 1, 1, 1, c.out))
 }
 

@@ -8,13 +8,14 @@ import (
 
 	"github.com/resalign/resalign/ad"
 	"github.com/resalign/resalign/engine"
+	"github.com/resalign/resalign/engine/enginetest"
 	"github.com/resalign/resalign/random"
 )
 
 // evaluate runs a graph on float32 inputs and returns the values of its one output.
 func evaluate(t *testing.T, build func(in []*ad.Value) *ad.Value, inputs ...*engine.Tensor) ([]float32, error) {
 	t.Helper()
-	e, err := engine.Open("go")
+	e, err := engine.Open(enginetest.Spec())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -126,10 +126,11 @@ type Weights struct {
 	adapters []map[string]Factors
 }
 
-// Factors are the low-rank update of one linear layer: y += Scale · up(down(x)).
+// Factors are the low-rank update of one layer: y += Scale · up(down(x)). For a convolution down is one of the same
+// window, and up a 1×1 convolution.
 type Factors struct {
-	Down  *ad.Value // [rank, in]
-	Up    *ad.Value // [out, rank]
+	Down  *ad.Value // [rank, in]; of a convolution [rank, height, width, in]
+	Up    *ad.Value // [out, rank]; of a convolution [out, 1, 1, rank]
 	Scale float64
 }
 
@@ -160,7 +161,7 @@ func (w *Weights) With(names []string, values []*ad.Value) *Weights {
 	return next
 }
 
-// WithAdapter returns the weights with one more adapter, by the module path of the linear layers it sits on.
+// WithAdapter returns the weights with one more adapter, by the module path of the layers it sits on.
 func (w *Weights) WithAdapter(factors map[string]Factors) *Weights {
 	next := &Weights{values: w.values}
 	next.adapters = append(slices.Clone(w.adapters), factors)

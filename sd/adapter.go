@@ -10,7 +10,7 @@ import (
 	"github.com/resalign/resalign/weights"
 )
 
-// Adapter is a low-rank adapter (LoRA) of some of the UNet's linear layers. Like the networks it holds the architecture;
+// Adapter is a low-rank adapter (LoRA) of some of the UNet's layers. Like the networks it holds the architecture;
 // its numbers are Params.
 type Adapter struct {
 	Layers []Layer
@@ -21,8 +21,8 @@ type Adapter struct {
 // NewAdapter describes an adapter of the given rank.
 func NewAdapter(layers []Layer, rank int, scale float64) (*Adapter, error) {
 	for _, l := range layers {
-		if rank < 1 || rank > min(l.In, l.Out) {
-			return nil, fmt.Errorf("rank %d does not fit layer %s of %d inputs and %d outputs", rank, l.Path, l.In, l.Out)
+		if rank < 1 || rank > min(l.fields(), l.Out) {
+			return nil, fmt.Errorf("rank %d does not fit layer %s of %d inputs and %d outputs", rank, l.Path, l.fields(), l.Out)
 		}
 	}
 	if len(layers) == 0 {
@@ -32,13 +32,17 @@ func NewAdapter(layers []Layer, rank int, scale float64) (*Adapter, error) {
 }
 
 // Specs lists the factors, down before up for each layer: MODULE.lora_A.weight [rank, in], MODULE.lora_B.weight
-// [out, rank].
+// [out, rank]; of a convolution [rank, in, height, width] and [out, rank, 1, 1].
 func (a *Adapter) Specs() []nn.Spec {
 	var specs []nn.Spec
 	for _, l := range a.Layers {
-		specs = append(specs,
-			nn.Spec{Name: l.Path + ".lora_A.weight", Shape: []int{a.Rank, l.In}},
-			nn.Spec{Name: l.Path + ".lora_B.weight", Shape: []int{l.Out, a.Rank}})
+		down := nn.Spec{Name: l.Path + ".lora_A.weight", Shape: []int{a.Rank, l.In}}
+		up := nn.Spec{Name: l.Path + ".lora_B.weight", Shape: []int{l.Out, a.Rank}}
+		if l.convolution() {
+			down.Shape, down.Layout = append(down.Shape, l.Kernel[:]...), nn.Kernel
+			up.Shape, up.Layout = append(up.Shape, 1, 1), nn.Kernel
+		}
+		specs = append(specs, down, up)
 	}
 	return specs
 }
@@ -88,7 +92,7 @@ func (a *Adapter) LoRA(p *Params) (*weights.LoRA, error) {
 			return nil, err
 		}
 		out.Layers = append(out.Layers, weights.LoRALayer{
-			Module: l.Path, Down: down, Up: up, Rank: a.Rank, In: l.In, Out: l.Out, Alpha: a.Scale * float64(a.Rank),
+			Module: l.Path, Down: down, Up: up, Rank: a.Rank, In: l.In, Out: l.Out, Kernel: l.Kernel, Alpha: a.Scale * float64(a.Rank),
 		})
 	}
 	return out, nil
@@ -97,8 +101,11 @@ func (a *Adapter) LoRA(p *Params) (*weights.LoRA, error) {
 // Merge adds the adapter into the weights of the UNet: W + scale·up·down, as new tensors for the layers it sits on. The
 // others are shared with base, so only the new ones, which are returned as well, may be freed.
 func (m *Model) Merge(base *Params, a *Adapter, factors *Params) (merged *Params, made []*engine.Tensor, err error) {
-	f, err := m.function(fmt.Sprintf("merge adapter ×%g", a.Scale), func(_ *ad.Tape, in []*ad.Value) []*ad.Value {
-		return []*ad.Value{ad.Add(in[0], ad.Scale(ad.MatMul(in[2], in[1], false, false), a.Scale))}
+	f, err := m.function(fmt.Sprintf("merge adapter of rank %d ×%g", a.Rank, a.Scale), func(_ *ad.Tape, in []*ad.Value) []*ad.Value {
+		// In the engine's layout a convolution's change is the same product, with kernel and inputs in one row.
+		up, down := ad.Reshape(in[2], in[2].Dim(0), a.Rank), ad.Reshape(in[1], a.Rank, in[1].Size()/a.Rank)
+		change := ad.Reshape(ad.MatMul(up, down, false, false), in[0].Dims()...)
+		return []*ad.Value{ad.Add(in[0], ad.Scale(change, a.Scale))}
 	})
 	if err != nil {
 		return nil, nil, err

@@ -5,6 +5,7 @@ import (
 
 	"github.com/resalign/resalign/ad"
 	"github.com/resalign/resalign/engine"
+	"github.com/resalign/resalign/engine/enginetest"
 	"github.com/resalign/resalign/random"
 )
 
@@ -53,7 +54,7 @@ func (c benchCase) loss(p, in []*ad.Value) *ad.Value {
 }
 
 func (c benchCase) run(b *testing.B, extra []*engine.Tensor, build func(p, v, in []*ad.Value) []*ad.Value) {
-	e, err := engine.Open("go")
+	e, err := engine.Open(enginetest.Spec())
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -8,12 +8,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
 	"github.com/resalign/resalign/ad"
 	"github.com/resalign/resalign/diffusion"
 	"github.com/resalign/resalign/engine"
+	"github.com/resalign/resalign/nn"
 	"github.com/resalign/resalign/tokenizer"
 	"github.com/resalign/resalign/weights"
 )
@@ -45,10 +47,15 @@ type TextTower struct {
 	Encoder   *TextEncoder
 	Params    *Params
 	Tokenizer *tokenizer.Tokenizer
+
+	changed bool // an adapter was merged into Params, so they differ from the files
 }
 
 // UNetWeightsName is the base name of the weights of UNet and VAE in their folders.
 const UNetWeightsName = "diffusion_pytorch_model"
+
+// textWeightsName is that of the text encoders.
+const textWeightsName = "model"
 
 // Load reads a pipeline directory. Errors name the file and what is wrong with it.
 func Load(e *engine.Engine, dir string) (_ *Model, err error) {
@@ -71,11 +78,7 @@ func Load(e *engine.Engine, dir string) (_ *Model, err error) {
 		return nil, err
 	}
 	m.VAE = NewVAE(vae)
-	towers := []string{"text_encoder"}
-	if m.XL {
-		towers = append(towers, "text_encoder_2")
-	}
-	for _, name := range towers {
+	for _, name := range m.towerNames() {
 		if err := m.loadTower(name); err != nil {
 			return nil, err
 		}
@@ -111,7 +114,7 @@ func (m *Model) readIndex() error {
 	if info, err := os.Stat(m.Dir); err != nil {
 		return fmt.Errorf("model: cannot open the folder %s: %w", m.Dir, errors.Unwrap(err))
 	} else if !info.IsDir() {
-		return fmt.Errorf("model: %s is a file; give a diffusers directory, the folder that holds model_index.json", m.Dir)
+		return fmt.Errorf("model: %s is a file, not a diffusers directory; run `resalign convert %s DIR` and give DIR", m.Dir, m.Dir)
 	}
 	c, err := readConfig(m.path("model_index.json"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -150,16 +153,29 @@ func (m *Model) loadTower(name string) error {
 	if t.Tokenizer.Length() != config.Tokens {
 		return fmt.Errorf("%s makes prompts of %d tokens, but the text encoder in %s takes %d", m.path(folder), t.Tokenizer.Length(), m.path(name), config.Tokens)
 	}
-	t.Params, err = loadComponent(m.path(name), "model", func(s weights.FileSource) (*Params, error) {
-		return LoadParams(s, m.path(name), t.Encoder.Specs(), textAlias, func(n string) bool {
-			return strings.HasSuffix(n, "embeddings.position_ids") // a buffer: 0 … 76
-		})
+	t.Params, err = loadComponent(m.path(name), textWeightsName, func(s weights.FileSource) (*Params, error) {
+		return loadText(s, m.path(name), t.Encoder)
 	})
 	if err != nil {
 		return err
 	}
 	m.Towers = append(m.Towers, t)
 	return nil
+}
+
+// towerNames lists the folders of the pipeline's text encoders.
+func (m *Model) towerNames() []string {
+	if m.XL {
+		return []string{"text_encoder", "text_encoder_2"}
+	}
+	return []string{"text_encoder"}
+}
+
+// loadText reads the parameters of a text encoder whose folder is dir.
+func loadText(s weights.FileSource, dir string, e *TextEncoder) (*Params, error) {
+	return LoadParams(s, dir, e.Specs(), textAlias, func(n string) bool {
+		return strings.HasSuffix(n, "embeddings.position_ids") // a buffer: 0 … 76
+	})
 }
 
 // checkFit compares the widths at which the components meet.
@@ -237,8 +253,15 @@ func (m *Model) LatentSize(height, width int) (h, w int, err error) {
 // Resolution is the side in pixels of the pictures that the model was trained on.
 func (m *Model) Resolution() int { return m.UNet.Config.SampleSize * m.VAE.Config.Downscale() }
 
-// AttentionLayers lists the linear layers of the UNet's attentions whose path contains one of the targets; no targets
-// stand for all. A target that matches nothing is an error.
+// Targets that stand for a kind of layers.
+const (
+	FeedForward = "feed-forward" // both linear layers of every transformer block's feed-forward network
+	Convolution = "convolution"  // the convolutions of the UNet's blocks: resnets, samplers, projections around transformers
+)
+
+// AttentionLayers lists the layers of the UNet that an adapter shall sit on: the linear layers of attentions whose path
+// contains one of the targets, and all layers of the kinds [FeedForward] and [Convolution] where these are among them. No
+// targets stand for all attention layers, as does "attention". A target that matches nothing is an error.
 func (m *Model) AttentionLayers(targets ...string) ([]Layer, error) {
 	var out []Layer
 	matched := map[string]bool{}
@@ -253,16 +276,41 @@ func (m *Model) AttentionLayers(targets ...string) ([]Layer, error) {
 			out = append(out, Layer{Path: l.Path(), In: l.In(), Out: l.Out()})
 		}
 	}
+	if slices.Contains(targets, FeedForward) {
+		for _, l := range m.UNet.FeedForwardLinears() {
+			out, matched[FeedForward] = append(out, Layer{Path: l.Path(), In: l.In(), Out: l.Out()}), true
+		}
+	}
+	if slices.Contains(targets, Convolution) {
+		for _, s := range m.UNet.Specs() {
+			if s.Layout == nn.Kernel && strings.Contains(s.Name, "_block") {
+				path := strings.TrimSuffix(s.Name, ".weight")
+				out, matched[Convolution] = append(out, Layer{Path: path, In: s.Shape[1], Out: s.Shape[0], Kernel: [2]int{s.Shape[2], s.Shape[3]}}), true
+			}
+		}
+	}
 	for _, t := range targets {
 		if !matched[t] {
-			return nil, fmt.Errorf("target %q matches no attention layer of this UNet; layers are called like %s", t, m.UNet.AttentionLinears()[0].Path())
+			return nil, fmt.Errorf("target %q matches no attention layer of this UNet; layers are called like %s, and %q and %q stand for layers of other kinds",
+				t, m.UNet.AttentionLinears()[0].Path(), FeedForward, Convolution)
 		}
 	}
 	return out, nil
 }
 
-// Layer is a linear layer that an adapter can sit on.
+// Layer is a layer that an adapter can sit on.
 type Layer struct {
 	Path    string
 	In, Out int
+	Kernel  [2]int // height and width of a convolution's; zeros for a linear layer
+}
+
+func (l Layer) convolution() bool { return l.Kernel != [2]int{} }
+
+// fields is the number of inputs of one output.
+func (l Layer) fields() int {
+	if l.convolution() {
+		return l.In * l.Kernel[0] * l.Kernel[1]
+	}
+	return l.In
 }

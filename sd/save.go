@@ -11,38 +11,53 @@ import (
 	"github.com/resalign/resalign/weights"
 )
 
-// Save writes the pipeline with the UNet's weights replaced: everything else is copied from the model's own directory
-// as it is. The UNet goes into one safetensors file with the names, shapes and data types it was read with. The folder
-// dir must be new or empty, and it appears only when it is complete.
+// Save writes the pipeline with the UNet's weights replaced, and with the text encoders' where an adapter was merged into
+// them: everything else is copied from the model's own directory as it is. Each such component goes into one safetensors
+// file with the names, shapes and data types it was read with. The folder dir must be new or empty, and it appears only
+// when it is complete.
 func (m *Model) Save(dir string, unet *Params) error {
+	changed := map[string]bool{"unet": true}
+	for _, t := range m.Towers {
+		changed[t.Name] = t.changed
+	}
 	return files.WriteFolder(dir, func(partial string) error {
-		if err := copyTree(m.Dir, partial, "unet"); err != nil {
+		if err := copyTree(m.Dir, partial, func(name string) bool { return changed[name] }); err != nil {
 			return err
 		}
-		if err := os.Mkdir(filepath.Join(partial, "unet"), 0o755); err != nil {
-			return fmt.Errorf("output: %w", err)
-		}
-		if err := copyFile(m.path("unet", "config.json"), filepath.Join(partial, "unet", "config.json")); err != nil {
+		if err := m.saveComponent(partial, "unet", UNetWeightsName, unet); err != nil {
 			return err
 		}
-		tensors, err := unet.Export()
-		if err != nil {
-			return err
+		for _, t := range m.Towers {
+			if !t.changed {
+				continue
+			}
+			if err := m.saveComponent(partial, t.Name, textWeightsName, t.Params); err != nil {
+				return err
+			}
 		}
-		target := filepath.Join(partial, "unet", UNetWeightsName+".safetensors")
-		return weights.Write(target, tensors, map[string]string{"format": "pt"})
+		return nil
 	})
 }
 
-// copyTree copies the regular files of a pipeline, except below the top-level folder skip. Links are followed: a hub
+func (m *Model) saveComponent(partial, name, base string, params *Params) error {
+	tensors, err := params.Export()
+	if err != nil {
+		return err
+	}
+	return writeComponent(m.path(name), filepath.Join(partial, name), func(folder string) error {
+		return weights.Write(filepath.Join(folder, base+".safetensors"), tensors, map[string]string{"format": "pt"})
+	})
+}
+
+// copyTree copies the regular files of a pipeline, except below the top-level folders that skip names. Links are followed: a hub
 // cache consists of them.
-func copyTree(from, to, skip string) error {
+func copyTree(from, to string, skip func(name string) bool) error {
 	entries, err := os.ReadDir(from)
 	if err != nil {
 		return fmt.Errorf("model: %w", err)
 	}
 	for _, entry := range entries {
-		if entry.Name() == skip {
+		if skip(entry.Name()) {
 			continue
 		}
 		source, target := filepath.Join(from, entry.Name()), filepath.Join(to, entry.Name())
@@ -55,7 +70,7 @@ func copyTree(from, to, skip string) error {
 			if err := os.Mkdir(target, 0o755); err != nil {
 				return fmt.Errorf("output: %w", err)
 			}
-			if err := copyTree(source, target, ""); err != nil {
+			if err := copyTree(source, target, func(string) bool { return false }); err != nil {
 				return err
 			}
 		case info.Mode().IsRegular():

@@ -21,6 +21,7 @@ type UNet struct {
 	mid             level
 	up              []level
 	attention       []nn.Linear
+	feedForward     []nn.Linear
 }
 
 // level is one resolution on the way down, in the middle or on the way up.
@@ -47,6 +48,9 @@ func NewUNet(c UNetConfig) *UNet {
 	transformer := func(b nn.Builder, at int) spatialTransformer {
 		t := newSpatialTransformer(b, c.Channels[at], c.Heads[at], c.Depth[at], c)
 		u.attention = append(u.attention, t.linears()...)
+		for _, block := range t.blocks {
+			u.feedForward = append(u.feedForward, block.gate, block.out)
+		}
 		return t
 	}
 
@@ -107,6 +111,9 @@ func (u *UNet) Specs() []nn.Spec { return slices.Clone(u.specs) }
 // AttentionLinears lists the query, key, value and output projections of every self- and cross-attention, in order:
 // the layers that adapters sit on.
 func (u *UNet) AttentionLinears() []nn.Linear { return slices.Clone(u.attention) }
+
+// FeedForwardLinears lists the two layers of the feed-forward network of every transformer block, in order.
+func (u *UNet) FeedForwardLinears() []nn.Linear { return slices.Clone(u.feedForward) }
 
 // Conditions are what a prediction depends on beside the latents.
 type Conditions struct {

@@ -42,3 +42,17 @@ func bfloatFromFloat32(v float32) uint16 {
 	}
 	return uint16((bits + 0x7fff + bits>>16&1) >> 16)
 }
+
+// oddFloat32 narrows to float32 for rounding further: a value that float32 cannot hold gets an odd last bit instead of the
+// nearest value, so that what is rounded next is never mistaken for lying halfway (round to odd; Boldo and Melquiond 2008).
+func oddFloat32(v float64) float32 {
+	f := float32(v)
+	wide := float64(f)
+	if wide == v || v != v || math.IsInf(wide, 0) {
+		return f
+	}
+	if math.Abs(wide) > math.Abs(v) {
+		f = math.Nextafter32(f, 0)
+	}
+	return math.Float32frombits(math.Float32bits(f) | 1)
+}

@@ -12,36 +12,42 @@ type mergedSource struct {
 	strength float64
 }
 
-// Merge returns base with the adapter merged into it: W + strength·(alpha/rank)·Up·Down for the tensor MODULE.weight of
-// every module, all others as they are. A weight is [out, in], or [out, in, 1, 1] for a 1×1 convolution. It is computed
-// in float64 when the tensor is asked for, and rounded to the weight's own dtype. The result's Path is the base's; closing it
-// closes base.
+// Merge returns base, the weights of one component, with the layers of the adapter merged into it:
+// W + strength·(alpha/rank)·Up·Down for the tensor MODULE.weight of every module, all others as they are. A weight is
+// [out, in] or, of a convolution, [out, in, height, width]. It is computed in float64 when the tensor is asked for, and
+// rounded to the weight's own dtype. The result's Path is the base's; closing it closes base.
 //
-// It returns one error that lists all modules that base does not have and all whose sizes differ.
+// The adapter's modules must be called as base calls them; see [LoRA.Resolve] and [LoRA.Of]. It returns one error that
+// lists all modules that base does not have and all whose sizes differ.
 func Merge(base Source, lora *LoRA, strength float64) (FileSource, error) {
 	if !isFinite(strength) {
 		return nil, fmt.Errorf("LoRA strength is %g; use a finite number such as 1", strength)
 	}
-	byModule, err := lora.byModule()
-	if err != nil {
-		return nil, err
+	if len(lora.Layers) > 0 {
+		if err := lora.check(); err != nil {
+			return nil, err
+		}
 	}
 	names := base.Names()
 	merged := &mergedSource{Source: base, layers: map[string]*LoRALayer{}, strength: strength}
 	var missing, unfit []string
-	for module, layer := range byModule {
-		name := module + ".weight"
+	for i := range lora.Layers {
+		layer := &lora.Layers[i]
+		name := layer.Module + ".weight"
 		if _, found := slices.BinarySearch(names, name); !found {
-			missing = append(missing, module)
+			missing = append(missing, layer.Module)
 			continue
 		}
 		weight, err := base.Tensor(name)
 		if err != nil {
 			return nil, err
 		}
-		if !layer.fits(weight) {
-			unfit = append(unfit, fmt.Sprintf("%s (adapter [%d, %d], weight %s %v)", module, layer.Out, layer.In, weight.DType, weight.Shape))
+		if !layer.fits(weight.Shape) || !weight.DType.IsFloat() {
+			unfit = append(unfit, fmt.Sprintf("%s (adapter %v, weight %s %v)", layer.Module, layer.changeShape(), weight.DType, weight.Shape))
 			continue
+		}
+		if merged.layers[name] != nil {
+			return nil, fmt.Errorf("LoRA module %q occurs in several components; merge each into its own weights", layer.Module)
 		}
 		merged.layers[name] = layer
 	}
@@ -54,21 +60,22 @@ func Merge(base Source, lora *LoRA, strength float64) (FileSource, error) {
 	return merged, nil
 }
 
-// fits reports whether the layer's change has the size of a weight, and the weight is made of floating-point numbers.
-func (l *LoRALayer) fits(weight *Tensor) bool {
-	s := weight.Shape
-	if len(s) == 4 && s[2] == 1 && s[3] == 1 {
-		s = s[:2]
-	}
-	return len(s) == 2 && s[0] == l.Out && s[1] == l.In && weight.DType.IsFloat()
-}
-
 // Path returns the path of the file that holds the tensor before merging, "" if the base was not read from a file.
 func (s *mergedSource) Path(name string) string {
 	if base, ok := s.Source.(FileSource); ok {
 		return base.Path(name)
 	}
 	return ""
+}
+
+// describe spares [Defer] the merging: type and shape are the base's.
+func (s *mergedSource) describe(name string) (DType, []int, bool) {
+	if known, ok := s.Source.(interface {
+		describe(name string) (DType, []int, bool)
+	}); ok {
+		return known.describe(name)
+	}
+	return 0, nil, false
 }
 
 func (s *mergedSource) Tensor(name string) (*Tensor, error) {
@@ -93,16 +100,17 @@ func (s *mergedSource) Tensor(name string) (*Tensor, error) {
 	return New(name, weight.DType, weight.Shape, data)
 }
 
-// addTo writes weight + scale·Up·Down into merged; both hold [Out, In] elements of dtype.
+// addTo writes weight + scale·Up·Down into merged; both hold [Out, In, kernel] elements of dtype.
 func (l *LoRALayer) addTo(merged, weight []byte, dtype DType, scale float64) error {
-	row := make([]float64, l.In)
-	stride := l.In * dtype.Size()
+	fields := l.fields()
+	row := make([]float64, fields)
+	stride := fields * dtype.Size()
 	for o := range l.Out {
 		span := o * stride
 		decodeFloats(row, dtype, weight[span:span+stride])
 		for r := range l.Rank {
 			up := scale * float64(l.Up[o*l.Rank+r])
-			for i, down := range l.Down[r*l.In : (r+1)*l.In] {
+			for i, down := range l.Down[r*fields : (r+1)*fields] {
 				row[i] += up * float64(down)
 			}
 		}

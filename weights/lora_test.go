@@ -28,6 +28,14 @@ func factors(down, up string) []*Tensor {
 	}
 }
 
+// tucker returns the outer factors of a decomposed convolution.
+func tucker(downRank, upRank int) []*Tensor {
+	return []*Tensor{
+		NewFloat32("lora_unet_x.lora_down.weight", []int{downRank, 1, 1, 1}, make([]float32, downRank)),
+		NewFloat32("lora_unet_x.lora_up.weight", []int{1, upRank, 1, 1}, make([]float32, upRank)),
+	}
+}
+
 func TestLoRANames(t *testing.T) {
 	for _, c := range []struct{ down, up, alpha, module string }{
 		{module + "processor.to_q_lora.down.weight", module + "processor.to_q_lora.up.weight", module + "processor.to_q_lora.alpha", module + "to_q"},
@@ -37,6 +45,7 @@ func TestLoRANames(t *testing.T) {
 		{"base_model.model." + module + "to_v.lora_A.default.weight", "base_model.model." + module + "to_v.lora_B.default.weight", module + "to_v.alpha", module + "to_v"},
 		{"unet." + module + "to_q.lora.down.weight", "unet." + module + "to_q.lora.up.weight", "unet." + module + "to_q.alpha", module + "to_q"},
 		{"unet." + module + "to_q.lora_linear_layer.down.weight", "unet." + module + "to_q.lora_linear_layer.up.weight", module + "to_q.alpha", module + "to_q"},
+		{module + "to_q.lora_down.weight", module + "to_q.lora_up.weight", module + "to_q.alpha", module + "to_q"},
 	} {
 		lora, err := LoRAFrom(sourceOf(t, nil, factors(c.down, c.up)...))
 		if err != nil {
@@ -85,14 +94,25 @@ func TestLoRARefusesWhatItCannotUse(t *testing.T) {
 		tensors []*Tensor
 		want    []string
 	}{
-		"text encoder":   {append(slices.Clone(good), NewFloat32("text_encoder.x.lora_A.weight", nil, []float32{1})), []string{"text_encoder.x.lora_A.weight"}},
-		"kohya's names":  {factors("lora_unet_x.lora_down.weight", "lora_unet_x.lora_up.weight"), []string{"2 names", "lora_unet_x.lora_down.weight", "lora_unet_x.lora_up.weight"}},
 		"a model":        {[]*Tensor{NewFloat32("conv_in.weight", nil, []float32{1})}, []string{"conv_in.weight"}},
 		"nothing":        {nil, []string{"no LoRA factors"}},
 		"up missing":     {good[:1], []string{module + "to_q (up)"}},
 		"down missing":   {good[1:], []string{module + "to_q (down)"}},
 		"alpha alone":    {[]*Tensor{NewFloat32("x.alpha", nil, []float32{1})}, []string{"x (down)", "x (up)"}},
-		"convolution":    {[]*Tensor{NewFloat32(down, []int{2, 3, 1, 1}, make([]float32, 6)), good[1]}, []string{down, "convolutions"}},
+		"kernel of up":   {[]*Tensor{NewFloat32(down, []int{2, 3, 1, 1}, make([]float32, 6)), NewFloat32(up, []int{2, 2, 3, 3}, make([]float32, 36))}, []string{down, "[2 2 3 3]"}},
+		"half a kernel":  {[]*Tensor{NewFloat32(down, []int{2, 3, 1, 1}, make([]float32, 6)), good[1]}, []string{down, "[2 3 1 1]"}},
+		"vast kernel":    {[]*Tensor{NewFloat32(down, []int{2, 3, 1, 99}, make([]float32, 594)), NewFloat32(up, []int{2, 2, 1, 1}, make([]float32, 4))}, []string{down, "at most 7"}},
+		"flat kernel":    {[]*Tensor{NewFloat32(down, []int{2, 3, 0, 3}, nil), NewFloat32(up, []int{2, 2, 1, 1}, make([]float32, 4))}, []string{down}},
+		"core of linear": {append(slices.Clone(good), NewFloat32(module+"to_q.lora_mid.weight", []int{2, 2, 3, 3}, make([]float32, 36))), []string{"lora_mid"}},
+		"vast core":      {append(tucker(2, 2), NewFloat32("lora_unet_x.lora_mid.weight", []int{2, 2, 500, 1}, make([]float32, 2000))), []string{"lora_mid", "at most 7"}},
+		"core's rank":    {append(tucker(2, 3), NewFloat32("lora_unet_x.lora_mid.weight", []int{3, 2, 1, 1}, make([]float32, 6))), []string{"lora_mid", "[3 2 1 1]"}},
+		"core alone":     {[]*Tensor{NewFloat32("lora_unet_x.lora_mid.weight", []int{2, 2, 1, 1}, make([]float32, 4))}, []string{"x (down)", "x (up)"}},
+		"DoRA":           {append(slices.Clone(good), NewFloat32("lora_unet_x.dora_scale", nil, []float32{1})), []string{"DoRA", "lora_unet_x.dora_scale"}},
+		"LoHa":           {[]*Tensor{NewFloat32("lora_unet_x.hada_w1_a", []int{1, 1}, []float32{1})}, []string{"LoHa"}},
+		"LoKr":           {[]*Tensor{NewFloat32("lora_unet_x.lokr_w1", []int{1, 1}, []float32{1})}, []string{"LoKr"}},
+		"two dialects":   {append(slices.Clone(good), factors("lora_unet_x.lora_down.weight", "lora_unet_x.lora_up.weight")...), []string{"mixes kohya's names (lora_unet_x"}},
+		"dots in kohya":  {factors("lora_unet_x.y.lora_down.weight", "lora_unet_x.y.lora_up.weight"), []string{"2 names", "lora_unet_x.y.lora_up.weight"}},
+		"NaN as alpha":   {append(slices.Clone(good), NewFloat32(module+"to_q.alpha", nil, []float32{float32(math.NaN())})), []string{"alpha is NaN"}},
 		"ranks differ":   {[]*Tensor{good[0], NewFloat32(up, []int{1, 3}, make([]float32, 3))}, []string{down, "[2 3]", "[1 3]"}},
 		"rank 0":         {[]*Tensor{NewFloat32(down, []int{0, 3}, nil), NewFloat32(up, []int{2, 0}, nil)}, []string{module + "to_q", "rank 0"}},
 		"not a number":   {[]*Tensor{good[0], NewFloat32(up, []int{1, 2}, []float32{1, float32(math.NaN())})}, []string{module + "to_q", "NaN"}},
@@ -200,7 +220,7 @@ func TestMergeListsWhatDoesNotFit(t *testing.T) {
 	}
 	base := sourceOf(t, nil, NewFloat32("here.weight", []int{1, 1}, []float32{1}), NewFloat32("conv.weight", []int{1, 1, 1, 3}, make([]float32, 3)), integers)
 	_, err = Merge(base, &LoRA{Layers: []LoRALayer{layer("here", 2), layer("absent", 1), layer("lost", 1), layer("conv", 1), layer("int", 1)}}, 1)
-	for _, want := range []string{"absent, lost", "here (adapter [2, 1], weight F32 [1 1])", "conv (", "int ("} {
+	for _, want := range []string{"absent, lost", "here (adapter [2 1], weight F32 [1 1])", "conv (", "int ("} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v does not contain %q", err, want)
 		}

@@ -191,11 +191,11 @@ func encodeFloats[T float32 | float64](data []byte, dtype DType, values []T) int
 			binary.LittleEndian.PutUint32(data[4*i:], math.Float32bits(float32(v)))
 			infinite = math.IsInf(float64(float32(v)), 0)
 		case F16:
-			h := halfFromFloat32(float32(v))
+			h := halfFromFloat32(oddFloat32(float64(v)))
 			binary.LittleEndian.PutUint16(data[2*i:], h)
 			infinite = h&0x7fff == 0x7c00
 		case BF16:
-			b := bfloatFromFloat32(float32(v))
+			b := bfloatFromFloat32(oddFloat32(float64(v)))
 			binary.LittleEndian.PutUint16(data[2*i:], b)
 			infinite = b&0x7fff == 0x7f80
 		}

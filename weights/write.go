@@ -2,58 +2,35 @@ package weights
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"strconv"
 	"unicode/utf8"
-
-	"github.com/resalign/resalign/files"
 )
 
 // Write stores tensors and metadata as the safetensors file path.
 //
 // The file's bytes depend on the tensors and the metadata alone, not on their order: they are sorted by type,
-// wider ones first, so that every tensor is aligned, then by name, as the format's reference writer does. The file appears whole or not at all: it is
-// written beside path, flushed to disk and renamed; if anything fails, the error names path, the unfinished file is removed
+// wider ones first, so that every tensor is aligned, then by name, as the format's reference writer does. The file
+// appears whole or not at all: it is written beside path, flushed to disk and renamed; if anything fails, the error names path, the unfinished file is removed
 // and a file that was there before is untouched.
 func Write(path string, tensors []*Tensor, metadata map[string]string) error {
-	ordered := slices.Clone(tensors)
-	slices.SortStableFunc(ordered, func(a, b *Tensor) int {
-		return cmp.Or(cmp.Compare(a.DType, b.DType), cmp.Compare(a.Name, b.Name))
-	})
-	header, err := encodeHeader(ordered, metadata)
-	if err != nil {
-		return fmt.Errorf("%s cannot be written: %w", path, err)
-	}
-	err = files.Write(path, func(w io.Writer) error {
-		if _, err := w.Write(header); err != nil {
-			return err
+	deferred := make([]Deferred, len(tensors))
+	for i, t := range tensors {
+		if err := t.check(); err != nil {
+			return fmt.Errorf("%s cannot be written: %w", path, err)
 		}
-		for _, t := range ordered {
-			err := t.file.guard(func() error {
-				_, err := w.Write(t.data)
-				return err
-			})
-			if err != nil {
-				return fmt.Errorf("tensor %q: %w", t.Name, err)
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("%w; make sure that the folder exists, is writable and has room, then write again", err)
+		deferred[i] = Deferred{Name: t.Name, DType: t.DType, Shape: t.Shape, Read: func() (*Tensor, error) { return t, nil }}
 	}
-	return nil
+	return WriteDeferred(path, deferred, metadata)
 }
 
 // encodeHeader returns the header of a file with the tensors in this order, its length in front, padded with spaces to a
 // multiple of 8 bytes.
-func encodeHeader(tensors []*Tensor, metadata map[string]string) ([]byte, error) {
+func encodeHeader(tensors []Deferred, metadata map[string]string) ([]byte, error) {
 	var b bytes.Buffer
 	b.Write(make([]byte, 8))
 	b.WriteByte('{')
@@ -77,8 +54,8 @@ func encodeHeader(tensors []*Tensor, metadata map[string]string) ([]byte, error)
 	seen := make(map[string]bool, len(tensors))
 	offset := uint64(0)
 	for _, t := range tensors {
-		if err := t.check(); err != nil {
-			return nil, err
+		if _, ok := elements(t.Shape); !ok || !t.DType.valid() {
+			return nil, fmt.Errorf("tensor %q: %s %v is no valid type and shape", t.Name, t.DType, t.Shape)
 		}
 		if seen[t.Name] || t.Name == "__metadata__" {
 			return nil, fmt.Errorf("tensor %q: the name is taken; give every tensor its own name", t.Name)
@@ -97,7 +74,7 @@ func encodeHeader(tensors []*Tensor, metadata map[string]string) ([]byte, error)
 			}
 			b.WriteString(strconv.Itoa(dim))
 		}
-		end := offset + uint64(len(t.data))
+		end := offset + uint64(t.Bytes())
 		fmt.Fprintf(&b, `],"data_offsets":[%d,%d]}`, offset, end)
 		offset = end
 	}

@@ -21,7 +21,11 @@ func writeFound(w io.Writer, f *inspect.Found) {
 		writeComponent(w, c)
 	}
 	if f.LoRA != nil {
-		fmt.Fprintf(w, "  %s, rank %s, scale %s\n", count(f.LoRA.Modules, "module"), join(f.LoRA.Ranks), join(f.LoRA.Scales))
+		var parts []string
+		for _, component := range slices.Sorted(maps.Keys(f.LoRA.Components)) {
+			parts = append(parts, fmt.Sprintf("%s %d", component, f.LoRA.Components[component]))
+		}
+		fmt.Fprintf(w, "  %s, %s (%s), rank %s, scale %s\n", f.LoRA.Dialect, count(f.LoRA.Modules, "module"), strings.Join(parts, ", "), join(f.LoRA.Ranks), join(f.LoRA.Scales))
 		for _, name := range f.LoRA.Names {
 			fmt.Fprintf(w, "    %s\n", printable(name))
 		}
