@@ -3,6 +3,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"runtime"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/resalign/resalign/diffusion"
 	"github.com/resalign/resalign/engine"
 	"github.com/resalign/resalign/sd"
 	"github.com/resalign/resalign/train"
@@ -22,31 +24,44 @@ const (
 	LoRAStep           = "lora-step" // the same over an adapter of rank 4 on q, k, v and out of every attention
 	HessianProduct     = "hvp"       // an exact Hessian–vector product over all weights
 	LoRAHessianProduct = "lora-hvp"  // the same over the adapter
+	OuterStep          = "outer"     // a whole ResAlign step as the public recipe does it, over the adapter
 	Generate           = "generate"  // 30 DDIM steps with guidance: the UNet's share of making a batch of pictures
 )
 
 // Works lists what can be measured, in the order of cost.
 func Works() []string {
-	return []string{Forward, Generate, LoRAStep, Step, LoRAHessianProduct, HessianProduct}
+	return []string{Forward, Generate, LoRAStep, Step, LoRAHessianProduct, HessianProduct, OuterStep}
 }
 
 // preset is a UNet with the batch that it is measured on.
 type preset struct {
 	name        string
 	unet        sd.UNetConfig
+	scheduler   diffusion.Config
 	batch, side int // latents [batch, 4, side, side]
+	pixels      int // each way, that one latent stands for
 }
+
+// half is Stable Diffusion 1.4 on pictures of half the side.
+const half = "sd14-256"
 
 func presets() []preset {
-	return []preset{
-		{"small", sd.SmallUNet(), 8, 32},
-		{"sd14", sd.SD14UNet(), 1, 64},
-		{"sd14-256", sd.SD14UNet(), 1, 32},
-		{"sdxl", sd.SDXLUNet(), 1, 128},
+	var out []preset
+	for _, p := range sd.Presets() {
+		next := preset{name: p.Name, unet: p.UNet, scheduler: p.Scheduler, batch: 1, side: p.UNet.SampleSize, pixels: p.VAE.Downscale()}
+		if p.Name == "small" {
+			next.batch = 8
+		}
+		out = append(out, next)
+		if p.Name == "sd14" {
+			next.name, next.side = half, next.side/2
+			out = append(out, next)
+		}
 	}
+	return out
 }
 
-// Presets lists the names of the UNets: small (4.19 M parameters), Stable Diffusion 1.4 at 512 and 256 pixels, and SDXL.
+// Presets lists the names of the UNets: those of [sd.Presets], and sd14-256, Stable Diffusion 1.4 at 256 pixels.
 func Presets() []string {
 	var names []string
 	for _, p := range presets() {
@@ -55,12 +70,20 @@ func Presets() []string {
 	return names
 }
 
+// DTypes lists the types of numbers that can be computed with.
+func DTypes() []string { return []string{"float32"} }
+
 // Options say what to measure.
 type Options struct {
 	Preset string
 	What   []string
-	Repeat int // measured repetitions, after one that is not
-	Batch  int // 0: the preset's
+	Repeat int    // measured repetitions, after one that is not
+	Batch  int    // 0: the preset's; for an outer step, the public recipe's
+	Size   int    // side of the pictures in pixels; 0: the preset's
+	DType  string // one of [DTypes]; empty: float32
+	// Simulations and InnerSteps are those of an outer step; 0: one simulation of two steps. The public recipe has three
+	// of fifteen, for which the report holds a projection.
+	Simulations, InnerSteps int
 	// OnStart, if set, is told what is measured next.
 	OnStart func(what string)
 }
@@ -81,8 +104,33 @@ func (o Options) Validate() error {
 	if o.Repeat < 1 || o.Batch < 0 {
 		return fmt.Errorf("%d repetitions on batches of %d cannot be measured; at least one repetition is needed", o.Repeat, o.Batch)
 	}
-	return nil
+	if o.DType != "" && !slices.Contains(DTypes(), o.DType) {
+		return fmt.Errorf("numbers of type %q cannot be computed with; use %s", o.DType, strings.Join(DTypes(), ", "))
+	}
+	if o.Simulations < 0 || o.InnerSteps < 0 {
+		return fmt.Errorf("%d simulations of %d inner steps cannot be measured; both must be at least 1", o.Simulations, o.InnerSteps)
+	}
+	_, err := o.preset()
+	return err
 }
+
+// preset is the one that is measured, with the size and batch that were asked for.
+func (o Options) preset() (preset, error) {
+	p := presets()[slices.Index(Presets(), o.Preset)]
+	if o.Batch > 0 {
+		p.batch = o.Batch
+	}
+	if o.Size != 0 {
+		p.side = o.Size / p.pixels
+		if multiple := p.pixels * p.unet.Downscale(); o.Size < multiple || o.Size%multiple != 0 || o.Size > maxSize {
+			return p, fmt.Errorf("pictures of %d×%d pixels do not fit %s; use a multiple of %d, at most %d", o.Size, o.Size, p.name, multiple, maxSize)
+		}
+	}
+	return p, nil
+}
+
+// maxSize bounds the side of the pictures.
+const maxSize = 8192
 
 // Measurement is the time of one repetition, in seconds, and the largest memory of the process until its end, in bytes (0
 // where the system does not tell): to compare memory, measure one thing per process.
@@ -91,6 +139,8 @@ type Measurement struct {
 	Best      float64 `json:"best_s"`
 	Median    float64 `json:"median_s"`
 	PeakBytes int64   `json:"peak_bytes"`
+	FLOPs     float64 `json:"flops"`           // the least that one repetition needs, by counting products of matrices
+	Outer     *Outer  `json:"outer,omitempty"` // what an outer step consisted of
 }
 
 // Report is what was measured on what.
@@ -98,10 +148,13 @@ type Report struct {
 	Preset       string        `json:"preset"`
 	Batch        int           `json:"batch"`
 	Latent       int           `json:"latent"` // side of the latents
+	Size         int           `json:"size"`   // side of the pictures in pixels
+	DType        string        `json:"dtype"`
 	Engine       string        `json:"engine"`
 	Threads      int           `json:"threads"`
 	Go           string        `json:"go"`
 	Parameters   int           `json:"parameters"`
+	ForwardFLOPs float64       `json:"forward_flops"` // of one pass of the UNet over the batch
 	Measurements []Measurement `json:"results"`
 }
 
@@ -110,18 +163,20 @@ func Run(ctx context.Context, e *engine.Engine, o Options) (*Report, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
 	}
-	p := presets()[slices.Index(Presets(), o.Preset)]
-	if o.Batch > 0 {
-		p.batch = o.Batch
+	p, err := o.preset()
+	if err != nil {
+		return nil, err
 	}
 	c, err := newCase(e, p)
 	if err != nil {
 		return nil, err
 	}
 	defer c.free()
+	c.outerBatch = o.Batch
 	report := &Report{
 		Preset: p.name, Batch: p.batch, Latent: p.side, Engine: e.Description(), Threads: runtime.GOMAXPROCS(0),
-		Go: runtime.Version(), Parameters: c.model.UNetParams.Count(),
+		Go: runtime.Version(), Parameters: c.model.UNetParams.Count(), Size: p.side * p.pixels, DType: DTypes()[0],
+		ForwardFLOPs: c.forwardFLOPs(),
 	}
 	for _, what := range Works() {
 		if !slices.Contains(o.What, what) {
@@ -130,7 +185,7 @@ func Run(ctx context.Context, e *engine.Engine, o Options) (*Report, error) {
 		if o.OnStart != nil {
 			o.OnStart(what)
 		}
-		m, err := c.measure(ctx, what, o.Repeat)
+		m, err := c.measure(ctx, what, o)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", what, err)
 		}
@@ -140,31 +195,48 @@ func Run(ctx context.Context, e *engine.Engine, o Options) (*Report, error) {
 }
 
 // measure times one kind of work.
-func (c *workload) measure(ctx context.Context, what string, repeat int) (Measurement, error) {
-	work, done, err := c.prepare(what)
+func (c *workload) measure(ctx context.Context, what string, o Options) (m Measurement, err error) {
+	m = Measurement{What: what, FLOPs: passes(what) * c.forwardFLOPs()}
+	var work func(context.Context) error
+	var done func()
+	if what == OuterStep {
+		work, m.Outer, done, err = c.outer(cmp.Or(o.Simulations, 1), cmp.Or(o.InnerSteps, 2))
+	} else {
+		work, done, err = c.prepare(what)
+	}
 	if err != nil {
-		return Measurement{}, err
+		return m, err
 	}
 	defer done()
 	if err := work(ctx); err != nil { // compiles
-		return Measurement{}, err
+		return m, err
 	}
-	seconds := make([]float64, repeat)
+	if m.Outer != nil {
+		m.FLOPs = m.Outer.FLOPs
+		m.Outer.forget()
+	}
+	seconds := make([]float64, o.Repeat)
 	for i := range seconds {
 		start := time.Now()
 		if err := work(ctx); err != nil {
-			return Measurement{}, err
+			return m, err
 		}
 		seconds[i] = time.Since(start).Seconds()
 	}
+	if m.Outer != nil {
+		m.Outer.project()
+	}
 	slices.Sort(seconds)
-	median := seconds[repeat/2]
-	if repeat%2 == 0 {
-		median = (median + seconds[repeat/2-1]) / 2
+	m.Best, m.Median = seconds[0], seconds[o.Repeat/2]
+	if o.Repeat%2 == 0 {
+		m.Median = (m.Median + seconds[o.Repeat/2-1]) / 2
 	}
-	peak, err := train.PeakMemory()
-	if err != nil {
-		peak = 0 // this system does not tell
+	if m.PeakBytes, err = train.PeakMemory(); err != nil {
+		m.PeakBytes = 0 // this system does not tell
 	}
-	return Measurement{What: what, Best: seconds[0], Median: median, PeakBytes: peak}, nil
+	return m, nil
+}
+
+func (c *workload) forwardFLOPs() float64 {
+	return float64(c.preset.batch) * forwardFLOPs(c.preset.unet, c.preset.side)
 }

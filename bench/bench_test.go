@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/resalign/resalign/denoise"
+	"github.com/resalign/resalign/diffusion"
 	"github.com/resalign/resalign/engine"
 	"github.com/resalign/resalign/sd"
 )
@@ -15,12 +16,15 @@ import (
 // TestParameterCounts compares the UNets with the sizes of the checkpoints they describe.
 func TestParameterCounts(t *testing.T) {
 	want := map[string]int{"small": 4_192_900, "sd14": 859_520_964, "sd14-256": 859_520_964, "sdxl": 2_567_463_684}
+	if got := len(presets()); got != len(sd.Presets())+1 {
+		t.Errorf("%d presets", got)
+	}
 	for _, p := range presets() {
 		n := 0
 		for _, s := range sd.NewUNet(p.unet).Specs() {
 			n += s.Size()
 		}
-		if n != want[p.name] {
+		if want[p.name] != 0 && n != want[p.name] {
 			t.Errorf("%s has %d parameters, not %d", p.name, n, want[p.name])
 		}
 		if err := p.unet.CheckLatents(p.side, p.side); err != nil {
@@ -35,7 +39,7 @@ func tiny(xl bool) preset {
 	if xl {
 		u.TextTime, u.TimeIDWidth, u.AddedInputDim = true, 8, 6*8+16
 	}
-	return preset{"tiny", u, 2, 8}
+	return preset{name: "tiny", unet: u, scheduler: diffusion.StableDiffusion(), batch: 2, side: 8, pixels: 8}
 }
 
 func TestEveryWork(t *testing.T) {
@@ -51,11 +55,11 @@ func TestEveryWork(t *testing.T) {
 		}
 		defer c.free()
 		for _, what := range Works() {
-			m, err := c.measure(t.Context(), what, 3)
+			m, err := c.measure(t.Context(), what, Options{Repeat: 3, InnerSteps: 3, Simulations: 2})
 			if err != nil {
 				t.Fatalf("%s: %v", what, err)
 			}
-			if m.What != what || m.Best <= 0 || m.Median < m.Best {
+			if m.What != what || m.Best <= 0 || m.Median < m.Best || m.FLOPs <= 0 || (what == OuterStep) != (m.Outer != nil) {
 				t.Errorf("%s: %+v", what, m)
 			}
 		}
@@ -115,6 +119,10 @@ func TestOptions(t *testing.T) {
 		"nothing":       func(o *Options) { o.What = nil },
 		"be measured":   func(o *Options) { o.What = []string{"x"} },
 		"repetition":    func(o *Options) { o.Repeat = 0 },
+		"type":          func(o *Options) { o.DType = "float8" },
+		"multiple of":   func(o *Options) { o.Size = 100 },
+		"at most":       func(o *Options) { o.Size = 1 << 20 },
+		"inner steps":   func(o *Options) { o.InnerSteps = -1 },
 		"batches of -1": func(o *Options) { o.Batch = -1 },
 	} {
 		o := good

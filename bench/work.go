@@ -27,27 +27,36 @@ type workload struct {
 	preset preset
 	model  *sd.Model
 	batch  *denoise.Batch
+
+	outerBatch int // pictures of an outer step's harmful and fine-tuning batches; 0: the recipe's, one
 }
 
 func newCase(e *engine.Engine, p preset) (*workload, error) {
 	m := &sd.Model{Engine: e, UNet: sd.NewUNet(p.unet), XL: p.unet.TextTime}
 	m.UNetParams = randomParams(m.UNet.Specs())
 	c := &workload{preset: p, model: m}
-	s := random.New(0, "bench")
-	steps := make([]float32, p.batch)
+	c.batch = c.randomBatch("bench", p.batch)
+	return c, nil
+}
+
+// randomBatch is one of random latents, prompts and targets.
+func (c *workload) randomBatch(purpose string, size int) *denoise.Batch {
+	p := c.preset
+	s := random.New(0, purpose)
+	steps := make([]float32, size)
 	for i := range steps {
 		steps[i] = float32(s.IntN(1000))
 	}
-	latents := []int{p.batch, p.unet.InChannels, p.side, p.side}
-	c.batch = &denoise.Batch{
-		Noisy: normals(s, latents...), Target: normals(s, latents...), Timesteps: engine.Float32s(steps, p.batch),
-		Context: normals(s, p.batch, tokens, p.unet.ContextWidth), Weights: constant(1/float32(p.batch), p.batch),
+	latents := []int{size, p.unet.InChannels, p.side, p.side}
+	b := &denoise.Batch{
+		Noisy: normals(s, latents...), Target: normals(s, latents...), Timesteps: engine.Float32s(steps, size),
+		Context: normals(s, size, tokens, p.unet.ContextWidth), Weights: constant(1/float32(size), size),
 	}
-	if m.XL {
-		c.batch.Pooled = normals(s, p.batch, p.unet.PooledWidth())
-		c.batch.TimeIDs = constant(0, p.batch, 6)
+	if c.model.XL {
+		b.Pooled = normals(s, size, p.unet.PooledWidth())
+		b.TimeIDs = constant(0, size, 6)
 	}
-	return c, nil
+	return b
 }
 
 func (c *workload) free() {
@@ -172,7 +181,7 @@ func direction(specs []nn.Spec) denoise.Vector {
 // without and with the prompt.
 func (c *workload) generating(net *denoise.Network, p denoise.Point) func(context.Context) error {
 	return func(ctx context.Context) error {
-		config := diffusion.StableDiffusion()
+		config := c.preset.scheduler
 		sampler, err := diffusion.NewSampler(config, "ddim", sampleSteps)
 		if err != nil {
 			return err

@@ -69,6 +69,10 @@ average is what is saved. Ctrl-C finishes the step, saves and says how to go on.
 		if err := jobMisuse(j.Validate()); err != nil {
 			return err
 		}
+		var err error
+		if j.Model, err = c.findModel(cmd.Context(), j.Model); err != nil {
+			return err
+		}
 		e, closeEngine, err := engine.open(cmd)
 		if err != nil {
 			return err
@@ -121,7 +125,7 @@ func jobMisuse(problems []recipe.Problem) error {
 
 // bindJob declares a flag for every setting of a fine-tuning.
 func bindJob(f *pflag.FlagSet, j *finetune.Job) {
-	f.StringVar(&j.Model, "model", j.Model, "the model, a diffusers directory")
+	f.StringVar(&j.Model, "model", j.Model, "the model: a diffusers directory, or owner/name on the hub")
 	f.StringVar(&j.LoRA, "lora", j.LoRA, "an adapter to merge into the model first")
 	f.StringVar(&j.Data, "data", j.Data, "folder of captioned pictures; dreambooth: of pictures of the subject")
 	f.StringVar(&j.Prior, "prior", j.Prior, "dreambooth: folder of captioned pictures of the subject's class")

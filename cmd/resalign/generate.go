@@ -41,7 +41,7 @@ flags; or a .txt file with one prompt per line.`,
 	addConsole(cmd, c)
 	engine.add(cmd, "auto", "what computes, such as go")
 	f := cmd.Flags()
-	f.StringVar(&l.Model, "model", "", "the model, a diffusers directory")
+	f.StringVar(&l.Model, "model", "", "the model: a diffusers directory, or owner/name on the hub")
 	f.StringVar(&l.LoRA, "lora", "", "an adapter to merge into the model first")
 	f.StringArrayVar(&texts, "prompt", nil, "a prompt (may be repeated)")
 	f.StringVar(&list, "prompts", "", "a list of prompts: .csv, .jsonl or .txt")
@@ -71,6 +71,9 @@ flags; or a .txt file with one prompt per line.`,
 		}
 		if err := l.Validate(); err != nil {
 			return settingMisuse(cmd, err)
+		}
+		if l.Model, err = c.findModel(cmd.Context(), l.Model); err != nil {
+			return err
 		}
 		e, closeEngine, err := engine.open(cmd)
 		if err != nil {

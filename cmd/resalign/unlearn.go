@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -43,7 +44,7 @@ Every key is explained in docs/recipes.md; "resalign init" writes a recipe to st
 	flags := cmd.Flags()
 	flags.StringArrayVar(&set, "set", nil, "set a key of the recipe, as in outer.steps=20 (may be repeated)")
 	flags.StringVar(&out, "out", "", "the run's folder (default: the recipe's)")
-	flags.StringVar(&model, "model", "", "the model, a diffusers directory (default: the recipe's)")
+	flags.StringVar(&model, "model", "", "the model: a diffusers directory, or owner/name on the hub (default: the recipe's)")
 	flags.BoolVar(&resume, "resume", false, "go on with an interrupted run")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		assignments := slices.Clone(set)
@@ -57,6 +58,14 @@ Every key is explained in docs/recipes.md; "resalign init" writes a recipe to st
 			return err
 		}
 		again := unlearnCommand(args[0], set, out, model, engine)
+		find := c.findModel
+		if resume {
+			find = func(ctx context.Context, name string) (string, error) { return c.resumedModel(ctx, name, r.Out) }
+		}
+		var err error
+		if r.Model, err = find(cmd.Context(), r.Model); err != nil {
+			return err
+		}
 		engine.spec = r.Engine
 		e, closeEngine, err := engine.open(cmd)
 		if err != nil {
