@@ -77,8 +77,8 @@ func (b *bench) plan(n int) Plan {
 	}
 	return Plan{
 		Models:   []Model{{Name: "base", Dir: filepath.Join(b.root, "model"), Gradients: 12}},
-		Harm:     Prompts{List: list(mini.HarmPrompts(1, true)), Pictures: n},
-		Benign:   Prompts{List: list(mini.BenignPrompts(1, true)), Pictures: n},
+		Harm:     Prompts{List: list(mini.HarmPrompts(1, mini.Core)), Pictures: n},
+		Benign:   Prompts{List: list(mini.BenignPrompts(1, mini.Core)), Pictures: n},
 		Harmful:  score.Labels{"shape": mini.HarmShape, "colour": mini.HarmColour},
 		Generate: generate.Options{Steps: 8, Guidance: 4, Scheduler: "ddim", Batch: min(16, n)},
 		Seed:     42, Keep: 2, HarmData: b.harm, HarmBatches: 1, HarmBatch: 8,

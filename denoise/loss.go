@@ -17,14 +17,22 @@ type Loss struct {
 }
 
 func (l Loss) build(n *Network, p, b []*ad.Value) *ad.Value {
+	bounded, _ := l.withError(n, p, b)
+	return bounded
+}
+
+// withError is the loss, and what it would be without its bound.
+func (l Loss) withError(n *Network, p, b []*ad.Value) (bounded, whole *ad.Value) {
 	target, weights := b[len(b)-2], b[len(b)-1]
 	e := ad.Square(ad.Sub(n.predict(p, b), target))
 	batch := e.Dim(0)
 	perSample := ad.Scale(ad.SumTo(e, batch, 1, 1, 1), float64(batch)/float64(e.Size()))
-	if l.Cap > 0 {
-		perSample = ad.Minimum(perSample, l.Cap)
+	weights = ad.Reshape(weights, batch, 1, 1, 1)
+	whole = ad.SumAll(ad.Mul(perSample, weights))
+	if l.Cap == 0 {
+		return whole, whole
 	}
-	return ad.SumAll(ad.Mul(perSample, ad.Reshape(weights, batch, 1, 1, 1)))
+	return ad.SumAll(ad.Mul(ad.Minimum(perSample, l.Cap), weights)), whole
 }
 
 // Value is the loss of a batch at a point.
@@ -52,6 +60,23 @@ func (n *Network) Gradient(ctx context.Context, p Point, s Selection, l Loss, b 
 	defer engine.Free(out[0])
 	loss, err := engine.ScalarValue(out[0])
 	return loss, out[1:], err
+}
+
+// GradientWithError is Gradient and, beside the loss, the error that it bounds.
+func (n *Network) GradientWithError(ctx context.Context, p Point, s Selection, l Loss, b *Batch) (loss, whole float64, g Vector, err error) {
+	name := fmt.Sprintf("gradient with error %v by %s", l, s.name)
+	out, err := n.call(ctx, name, p, nil, b.inputs(n.Model.XL), func(p, _, b []*ad.Value) []*ad.Value {
+		loss, whole := l.withError(n, p, b)
+		return append([]*ad.Value{loss, ad.Scale(whole, 1)}, ad.Gradient(loss, s.values(p)...)...)
+	})
+	if err != nil {
+		return 0, 0, nil, err
+	}
+	defer engine.Free(out[:2]...)
+	if loss, err = engine.ScalarValue(out[0]); err == nil {
+		whole, err = engine.ScalarValue(out[1])
+	}
+	return loss, whole, out[2:], err
 }
 
 // HessianProduct is H·v for the Hessian of the loss with respect to the selected parameters.

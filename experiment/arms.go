@@ -4,6 +4,7 @@
 package experiment
 
 import (
+	"cmp"
 	"path/filepath"
 
 	"github.com/resalign/resalign/data"
@@ -75,11 +76,7 @@ func (x *Experiment) resalign() unlearn.Recipe {
 	r := x.recipe(ResAlign, unlearn.ResAlign, x.scale.erase+x.scale.hold)
 	off, on, alpha := 0.0, resilience, holdRetain
 	r.Phases = []unlearn.Phase{{Steps: x.scale.erase, Lambda: &off}, {Steps: x.scale.hold, Lambda: &on, Alpha: &alpha}}
-	r.Data["simulated"] = unlearn.Dataset{Batch: batchSize, Parts: []unlearn.Part{
-		{Folder: x.folder("simulation", "diverse"), Weight: 0.8},
-		{Folder: x.folder("simulation", "subject-a"), Weight: 0.1},
-		{Folder: x.folder("simulation", "subject-b"), Weight: 0.1},
-	}}
+	r.Data["simulated"] = x.simulated()
 	r.Simulations = []unlearn.Simulation{{
 		Name: "benign", Data: "simulated", Steps: 8, Optimizer: train.Adam, LearningRate: rate, ClipNorm: clip, ChainReset: 10,
 	}}
@@ -87,17 +84,42 @@ func (x *Experiment) resalign() unlearn.Recipe {
 	return r
 }
 
-// fineTuning is the evaluation's fine-tuning: all weights, AdamW.
-func (x *Experiment) fineTuning() finetune.Config {
+// simulated are the pictures of simulated fine-tuning.
+func (x *Experiment) simulated() unlearn.Dataset {
+	return unlearn.Dataset{Batch: batchSize, Parts: []unlearn.Part{
+		{Folder: x.folder("simulation", "diverse"), Weight: 0.8},
+		{Folder: x.folder("simulation", "subject-a"), Weight: 0.1},
+		{Folder: x.folder("simulation", "subject-b"), Weight: 0.1},
+	}}
+}
+
+// fineTuning is the evaluation's fine-tuning: all weights, AdamW unless the adaptation says otherwise.
+func (x *Experiment) fineTuning(a adaptation) finetune.Config {
 	c := finetune.Defaults(finetune.Full)
 	c.BatchSize, c.Accumulation, c.LearningRate, c.WeightDecay, c.ClipNorm, c.Flip = batchSize, 1, rate, 0.01, clip, false
 	c.Seed = x.seed
+	if o := a.optimizer; o.Name != "" {
+		c.Optimizer, c.LearningRate, c.WeightDecay, c.Momentum = o.Name, o.LR, o.WeightDecay, o.Momentum
+	}
 	return c
 }
 
 // sampling is how pictures are made: as good as 15 steps on this model.
 func (x *Experiment) sampling() generate.Options {
 	return generate.Options{Steps: 8, Guidance: 4, Scheduler: "ddim", Batch: min(16, x.pictures)}
+}
+
+// adaptationData is what an adaptation learns from.
+func (x *Experiment) adaptationData(a adaptation) (data.Mixture, error) {
+	pictures, err := x.open("evaluation", cmp.Or(a.pictures, a.name))
+	if err != nil || a.harmful == 0 {
+		return pictures, err
+	}
+	harmful, err := x.open("evaluation", "harm")
+	if err != nil {
+		return nil, err
+	}
+	return data.Contaminated(pictures[0].Folder, harmful[0].Folder, a.harmful)
 }
 
 // open reads one folder of the world as a mixture of its own.

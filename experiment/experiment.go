@@ -191,15 +191,15 @@ func (x *Experiment) plan(m audit.Model) (audit.Plan, error) {
 	p := audit.Plan{
 		Models: []audit.Model{m}, Harmful: score.Labels{"shape": mini.HarmShape, "colour": mini.HarmColour},
 		Generate: x.sampling(), Seed: x.seed, Keep: 12, HarmBatches: x.scale.harmBatches, HarmBatch: 32,
-		Harm:   audit.Prompts{List: prompts(mini.HarmPrompts(x.seed, true)), Pictures: x.pictures},
-		Benign: audit.Prompts{List: prompts(mini.BenignPrompts(x.seed, true)), Pictures: x.pictures},
+		Harm:   audit.Prompts{List: prompts(mini.HarmPrompts(x.seed, x.scale.prompts)), Pictures: x.pictures},
+		Benign: audit.Prompts{List: prompts(mini.BenignPrompts(x.seed, x.scale.prompts)), Pictures: x.pictures},
 	}
 	var err error
 	if p.HarmData, err = x.open("evaluation", "harm"); err != nil {
 		return p, err
 	}
 	for _, a := range x.scale.adaptations {
-		pictures, err := x.open("evaluation", a.name)
+		pictures, err := x.adaptationData(a)
 		if err != nil {
 			return p, err
 		}
@@ -208,7 +208,7 @@ func (x *Experiment) plan(m audit.Model) (audit.Plan, error) {
 			return p, err
 		}
 		p.Adaptations = append(p.Adaptations, audit.Adaptation{
-			Name: a.name, Config: x.fineTuning(), Steps: a.steps, Data: finetune.Data{Pictures: pictures, Cache: cache},
+			Name: a.name, Config: x.fineTuning(a), Steps: a.steps, Data: finetune.Data{Pictures: pictures, Cache: cache},
 			Models: a.models(m.Name),
 		})
 	}

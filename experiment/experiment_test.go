@@ -24,7 +24,7 @@ import (
 
 // small is the whole experiment, in seconds.
 func small() scale {
-	s := scale{erase: 2, hold: 1, matched: 5, harmBatches: 1, sets: mini.Sets(), adaptations: []adaptation{{"diverse", []int{1, 2}}, {"subject", []int{1}}}}
+	s := scale{erase: 2, hold: 1, matched: 5, harmBatches: 1, sets: mini.Sets(), adaptations: []adaptation{{name: "diverse", steps: []int{1, 2}}, {name: "subject", steps: []int{1}}}}
 	for i := range s.sets {
 		s.sets[i].Size = min(s.sets[i].Size, 24)
 	}

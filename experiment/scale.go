@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/resalign/resalign/mini"
+	"github.com/resalign/resalign/train"
 )
 
 // scale is how large the experiment is. All of its parts follow from these numbers.
@@ -13,20 +14,24 @@ type scale struct {
 	sets        []mini.Set   // the drawings
 	harmBatches int          // of 32 pictures each, on which the error on harmful pictures is measured
 	matched     int          // about how many steps the matched ascent will have; it only serves to tell the time left
+	prompts     mini.Variety // how many ways of asking pictures are made from
 }
 
 // published is the scale of the calibrated recipes and of docs/results.md.
 func published() scale {
 	return scale{
 		erase: 60, hold: 40, matched: 300, harmBatches: 8, sets: mini.Sets(),
-		adaptations: []adaptation{{"diverse", []int{50, 100, 200}}, {"subject", []int{100}}},
+		adaptations: []adaptation{{name: "diverse", steps: []int{50, 100, 200}}, {name: "subject", steps: []int{100}}},
 	}
 }
 
-// adaptation is a fine-tuning on the set evaluation/name, and after how many steps the models are measured.
+// adaptation is a fine-tuning on a set of the evaluation, and after how many steps the models are measured.
 type adaptation struct {
-	name  string
-	steps []int
+	name      string
+	steps     []int
+	pictures  string          // the set; empty: that of the adaptation's name
+	harmful   float64         // share of harmful pictures mixed in
+	optimizer train.Optimizer // without a name: AdamW as in fineTuning
 }
 
 // models tells an audit of one model whether the adaptation concerns it. The base model has nothing to recover, and is

@@ -67,3 +67,11 @@ func finished(dir string) (bool, error) {
 	}
 	return info.Finished != nil, nil
 }
+
+// named puts a name before those of the stages that a hook is told of.
+func named(hook func(string, time.Duration, bool), prefix string) func(string, time.Duration, bool) {
+	if hook == nil {
+		return nil
+	}
+	return func(name string, took time.Duration, found bool) { hook(prefix+name, took, found) }
+}

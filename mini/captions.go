@@ -67,6 +67,35 @@ var templates = []string{
 
 const coreTemplates = 3
 
+// Variety is how many ways of asking there are.
+type Variety int
+
+// Varieties of prompts. The carried base model draws what is asked for in 96 % of core and varied ones, and in 80 % of
+// those that name a place.
+const (
+	Core   Variety = iota // three plain templates on black, gray and white
+	Varied                // all templates but those that name a place, on all backgrounds
+	Wide                  // all
+)
+
+// templates are those of a variety.
+func (v Variety) templates() []string {
+	switch v {
+	case Core:
+		return templates[:coreTemplates]
+	case Varied:
+		return slices.DeleteFunc(slices.Clone(templates), func(t string) bool { return strings.Contains(t, placeSlot) })
+	}
+	return templates
+}
+
+func (v Variety) backgrounds() []string {
+	if v == Core {
+		return Backgrounds()[:coreBackgrounds]
+	}
+	return Backgrounds()
+}
+
 var (
 	sizes  = []string{"small", "large"}
 	places = []string{"left", "right", "top", "bottom", "centre"}
@@ -137,25 +166,20 @@ type Prompt struct {
 }
 
 // HarmPrompts lists the distinct prompts that ask for the harmful concept, in an order drawn from the seed, so that the
-// first ones are a fair sample of all. With core they are the plain ones only: the core templates on black, gray and
-// white.
-func HarmPrompts(seed uint64, core bool) []Prompt {
-	return shuffledPrompts(seed, "harm prompts", []Pair{{HarmColour, HarmShape}}, core)
+// first ones are a fair sample of all.
+func HarmPrompts(seed uint64, v Variety) []Prompt {
+	return shuffledPrompts(seed, "harm prompts", []Pair{{HarmColour, HarmShape}}, v)
 }
 
-// BenignPrompts lists prompts for all benign pairs, each pair once in every 47, in an order drawn from the seed; with
-// core the plain ones only.
-func BenignPrompts(seed uint64, core bool) []Prompt {
-	return shuffledPrompts(seed, "benign prompts", BenignPairs(), core)
+// BenignPrompts lists prompts for all benign pairs, each pair once in every 47, in an order drawn from the seed.
+func BenignPrompts(seed uint64, v Variety) []Prompt {
+	return shuffledPrompts(seed, "benign prompts", BenignPairs(), v)
 }
 
 // shuffledPrompts goes through the pairs in rounds, each pair once a round in a new order, until it has used the captions
 // of all pairs.
-func shuffledPrompts(seed uint64, purpose string, pairs []Pair, core bool) []Prompt {
-	used, grounds := templates, Backgrounds()
-	if core {
-		used, grounds = templates[:coreTemplates], grounds[:coreBackgrounds]
-	}
+func shuffledPrompts(seed uint64, purpose string, pairs []Pair, v Variety) []Prompt {
+	used, grounds := v.templates(), v.backgrounds()
 	captions, order := make([][]string, len(pairs)), make([][]int, len(pairs))
 	for i, p := range pairs {
 		captions[i] = captionsOf(p, used, grounds)

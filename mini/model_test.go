@@ -59,7 +59,7 @@ func TestEveryWordIsOneToken(t *testing.T) {
 		}
 		ids[encoded[1]] = word
 	}
-	for _, p := range append(HarmPrompts(1, false), BenignPrompts(1, false)...) {
+	for _, p := range append(HarmPrompts(1, Wide), BenignPrompts(1, Wide)...) {
 		encoded, cut := tok.Encode(p.Text)
 		if cut != "" {
 			t.Fatalf("%q is too long: %q was cut", p.Text, cut)

@@ -97,8 +97,8 @@ const longestList = 2000
 
 func writePromptLists(dir string, seed uint64) error {
 	for name, prompts := range map[string][]Prompt{
-		"harm.csv": HarmPrompts(seed, false), "harm-core.csv": HarmPrompts(seed, true),
-		"benign.csv": BenignPrompts(seed, false), "benign-core.csv": BenignPrompts(seed, true),
+		"harm.csv": HarmPrompts(seed, Wide), "harm-core.csv": HarmPrompts(seed, Core),
+		"benign.csv": BenignPrompts(seed, Wide), "benign-core.csv": BenignPrompts(seed, Core),
 	} {
 		var file bytes.Buffer
 		table := csv.NewWriter(&file)

@@ -162,7 +162,7 @@ func TestPrompts(t *testing.T) {
 	for _, c := range []struct {
 		prompts []Prompt
 		count   int
-	}{{HarmPrompts(1, true), 9}, {HarmPrompts(1, false), 199}, {BenignPrompts(1, true), 9 * 47}, {BenignPrompts(1, false), 199 * 47}} {
+	}{{HarmPrompts(1, Core), 9}, {HarmPrompts(1, Varied), 74}, {HarmPrompts(1, Wide), 199}, {BenignPrompts(1, Core), 9 * 47}, {BenignPrompts(1, Wide), 199 * 47}} {
 		if len(c.prompts) != c.count {
 			t.Errorf("%d prompts instead of %d", len(c.prompts), c.count)
 		}
@@ -178,7 +178,7 @@ func TestPrompts(t *testing.T) {
 		}
 	}
 	round := map[Pair]bool{}
-	for _, p := range BenignPrompts(1, false)[:47] {
+	for _, p := range BenignPrompts(1, Wide)[:47] {
 		round[p.Pair] = true
 	}
 	if len(round) != 47 {

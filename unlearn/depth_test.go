@@ -7,11 +7,11 @@ func TestPushHoldsTheDepth(t *testing.T) {
 		{0, 0.5, 1},      // no depth is asked for
 		{1, 0, 1},        // nothing was seen yet
 		{1, 0.5, 1},      // far below
-		{1, 0.9, 0.5},    // within the band
+		{1, 0.95, 0.5},   // within the band
 		{1, 1, 0},        // there
-		{1, 1.1, -0.5},   // beyond: back
+		{1, 1.05, -0.5},  // beyond: back
 		{1, 3, -1},       // far beyond: back in full, no faster
-		{0.2, 0.18, 0.5}, // the band is relative
+		{0.2, 0.19, 0.5}, // the band is relative
 	} {
 		x := &trainer{recipe: Recipe{Objective: Objective{Depth: c.depth}}, depth: c.seen}
 		if got := x.push(); got < c.want-1e-9 || got > c.want+1e-9 {
@@ -44,5 +44,16 @@ func TestDepthIsReachedAndHeld(t *testing.T) {
 	}
 	if mean < 0.8*depth || mean > 1.2*depth {
 		t.Errorf("the error is %v over the last steps, to be held at %v", mean, depth)
+	}
+}
+
+// While the depth is held, the loss after fine-tuning keeps its weight.
+func TestDirectWeight(t *testing.T) {
+	held := &trainer{recipe: Recipe{Objective: Objective{Depth: 1}}, depth: 1.05}
+	if got := held.directWeight(0.8); got > -0.5+1e-9 || got < -0.5-1e-9 {
+		t.Errorf("above its depth the loss has weight %v", got)
+	}
+	if got := (&trainer{}).directWeight(0.8); got > 0.2+1e-9 || got < 0.2-1e-9 {
+		t.Errorf("without a depth the loss has weight %v", got)
 	}
 }

@@ -24,7 +24,7 @@ func (t *trainer) resilience(ctx context.Context, step int, v *view, harm *harmB
 	if err := train.CheckFinite("harmful loss after fine-tuning", value, step+1); err != nil {
 		return nil, err
 	}
-	right, err := t.space.Combine(term(lambda*harm.sign*t.push(), g))
+	right, err := t.space.Combine(term(lambda*harm.sign, g))
 	if err != nil {
 		return nil, err
 	}
@@ -142,7 +142,7 @@ func (t *trainer) directShare(ctx context.Context, v *view, p denoise.Point, har
 	}
 	defer g.Free()
 	t.gradients += float64(harm.size)
-	return t.space.Combine(term(lambda*harm.sign*t.push(), g))
+	return t.space.Combine(term(lambda*harm.sign, g))
 }
 
 // unrolled differentiates through the last steps of the simulation as they were taken.
@@ -233,6 +233,7 @@ func (t *trainer) counted(v *view, f func(denoise.Vector) (denoise.Vector, error
 // result is what one simulation of an outer step has to report.
 type result struct {
 	harm, retain         float64 // L_harm(θ), R(θ)
+	harmError            float64 // what L_harm(θ) is of without its bound
 	simulation           string
 	harmStar, fineTuning float64 // L_harm(θ*), the last inner loss
 	solved               bool    // by a solver, which has something to report
@@ -247,12 +248,12 @@ func (s *summary) add(r result) { s.results = append(s.results, r) }
 // fields is the summary as the event log holds it: means of the losses, and a list for what belongs to one simulation.
 func (s *summary) fields() map[string]any {
 	n := float64(len(s.results))
-	harm, retain, star := 0.0, 0.0, 0.0
+	harm, harmError, retain, star := 0.0, 0.0, 0.0, 0.0
 	var names, notes []string
 	var residuals, contractions []float64
 	var residualOf []int
 	for _, r := range s.results {
-		harm, retain, star = harm+r.harm/n, retain+r.retain/n, star+r.harmStar/n
+		harm, harmError, retain, star = harm+r.harm/n, harmError+r.harmError/n, retain+r.retain/n, star+r.harmStar/n
 		if r.simulation != "" {
 			names = append(names, r.simulation)
 		}
@@ -265,7 +266,7 @@ func (s *summary) fields() map[string]any {
 			notes = append(notes, r.simulation+": "+r.report.Note)
 		}
 	}
-	out := map[string]any{"harmful_loss": harm, "retain_loss": retain}
+	out := map[string]any{"harmful_loss": harm, "harmful_error": harmError, "retain_loss": retain}
 	if len(names) > 0 {
 		out["harmful_loss_after"], out["simulations"] = star, names
 	}

@@ -79,14 +79,15 @@ func (t *trainer) guidedAway(ctx context.Context, b *denoise.Batch, size int) (*
 	return out[0], nil
 }
 
-// Depth control (objective.depth): the harmful error is averaged over about depthMemory steps, and the harmful gradient
-// is scaled by the distance to the wanted depth, in full until depthBand of it is left, and backwards above it.
+// Depth control (objective.depth): the harmful error is averaged over about depthMemory steps, and its gradient at θ is
+// scaled by the distance to the wanted depth, in full until depthBand of it is left, and backwards above it. The loss after
+// simulated fine-tuning is not scaled: it is to be raised at the same depth.
 const (
-	depthMemory = 5.0
-	depthBand   = 0.2
+	depthMemory = 10.0
+	depthBand   = 0.1
 )
 
-// push is the factor of the harmful gradient that holds the depth.
+// push is the factor of the harmful gradient at θ that holds the depth.
 func (t *trainer) push() float64 {
 	depth := t.recipe.Objective.Depth
 	if depth == 0 || t.depth == 0 {
@@ -95,11 +96,20 @@ func (t *trainer) push() float64 {
 	return min(1, max(-1, (depth-t.depth)/(depthBand*depth)))
 }
 
-// observeDepth takes note of the harmful error of a step.
-func (t *trainer) observeDepth(harm float64) {
+// directWeight is the weight of the harmful loss at θ: 1 − λ, or in full what holds the depth, as the loss after
+// fine-tuning raises it too.
+func (t *trainer) directWeight(lambda float64) float64 {
+	if t.recipe.Objective.Depth > 0 {
+		return t.push()
+	}
+	return 1 - lambda
+}
+
+// observeDepth takes note of the error on harmful pictures of a step.
+func (t *trainer) observeDepth(harmError float64) {
 	if t.depth == 0 {
-		t.depth = -harm
+		t.depth = harmError
 		return
 	}
-	t.depth += (-harm - t.depth) / depthMemory
+	t.depth += (harmError - t.depth) / depthMemory
 }

@@ -194,7 +194,6 @@ func (r Recipe) Validate() []recipe.Problem {
 	v.notNegative("objective.cap", o.Cap)
 	v.notNegative("objective.depth", o.Depth)
 	v.check(o.Depth == 0 || o.Harm == Ascent, "objective.depth", "only harm = \"ascent\" has a depth to hold")
-	v.check(o.Depth == 0 || o.Cap == 0 || o.Cap > o.Depth, "objective.cap", "%v must be above objective.depth = %v, or nothing would push that far", o.Cap, o.Depth)
 	v.notNegative("objective.eta", o.Eta)
 	v.notNegative("objective.alpha", o.Alpha)
 	v.notNegative("objective.alpha_final", o.AlphaFinal)

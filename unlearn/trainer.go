@@ -185,7 +185,7 @@ func (t *trainer) step(ctx context.Context, step int) (map[string]any, error) {
 		return nil, err
 	}
 	fields := sum.fields()
-	t.observeDepth(fields["harmful_loss"].(float64))
+	t.observeDepth(fields["harmful_error"].(float64))
 	fields["lambda"], fields["alpha"] = lambda, alpha
 	fields["hypergradient_norm"] = norm
 	fields["learning_rate"] = rate * t.recipe.Outer.LearningRate
@@ -232,13 +232,18 @@ func (t *trainer) gradient(ctx context.Context, step, j int, v *view, lambda, al
 // direct is (1−λ)∇L_harm(θ) + α∇R(θ).
 func (t *trainer) direct(ctx context.Context, step, at int, harm *harmBatch, lambda, alpha float64, r *result) (denoise.Vector, error) {
 	point := t.outer.Point()
-	value, g, err := t.net.Gradient(ctx, point, t.theta, harm.loss, harm.batch)
+	weight := t.directWeight(lambda)
+	loss := harm.loss
+	if weight < 0 {
+		loss.Cap = 0 // what is beyond the bound is part of the depth, and has to come back
+	}
+	value, whole, g, err := t.net.GradientWithError(ctx, point, t.theta, loss, harm.batch)
 	if err != nil {
 		return nil, err
 	}
 	defer g.Free()
 	t.gradients += float64(harm.size)
-	r.harm = harm.sign * value
+	r.harm, r.harmError = harm.sign*value, whole
 	if err := train.CheckFinite("harmful loss", value, step+1); err != nil {
 		return nil, err
 	}
@@ -263,5 +268,5 @@ func (t *trainer) direct(ctx context.Context, step, at int, harm *harmBatch, lam
 	if err := train.CheckFinite("retain loss", retain, step+1); err != nil {
 		return nil, err
 	}
-	return t.space.Combine(term((1-lambda)*harm.sign*t.push(), g), term(alpha, gr))
+	return t.space.Combine(term(weight*harm.sign, g), term(alpha, gr))
 }
