@@ -7,13 +7,25 @@ export CGO_ENABLED := 0
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 BIN := bin/resalign
 
-.PHONY: help build test check demo tiny bench clean
+.PHONY: help build xla test test-xla check check-xla demo tiny bench clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build bin/resalign
 	go build -trimpath -buildvcs=false -ldflags '-X main.version=$(VERSION)' -o $(BIN) ./cmd/resalign
+
+xla: ## build bin/resalign with the XLA engine; needs a C compiler
+	CGO_ENABLED=1 go build -tags xla -trimpath -buildvcs=false -ldflags '-X main.version=$(VERSION)' -o $(BIN) ./cmd/resalign
+
+# XLA compiles long and computes briefly here, so it is told to compile in a hurry.
+test-xla: xla ## run the tests of engine, derivatives and method on the XLA plugin that RESALIGN_XLA_PLUGIN names
+	CGO_ENABLED=1 XLA_FLAGS="--xla_backend_optimization_level=0 $(XLA_FLAGS)" RESALIGN_TEST_ENGINE="xla:$(RESALIGN_XLA_PLUGIN)" go test -tags xla ./engine/... ./ad ./nn
+	XLA_FLAGS="--xla_backend_optimization_level=0 $(XLA_FLAGS)" $(BIN) verify --engine "xla:$(RESALIGN_XLA_PLUGIN)" --reference testdata/golden
+
+check-xla: ## run vet and staticcheck on the code that only builds with XLA
+	CGO_ENABLED=1 go vet -tags xla ./engine/... ./cmd/...
+	CGO_ENABLED=1 go tool staticcheck -tags xla ./engine/... ./cmd/...
 
 test: ## run all tests
 	go test ./...

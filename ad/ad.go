@@ -44,6 +44,12 @@ func Compile(e *engine.Engine, name string, build func(t *Tape, inputs []*Value)
 	return compile(e, name, e.NativeConvolutions(), build)
 }
 
+// Shared is Compile for a program that others may need as well: there is one for each key, which must name everything
+// that the program depends on but its inputs. See engine.Engine.Shared.
+func Shared(e *engine.Engine, key, name string, build func(t *Tape, inputs []*Value) []*Value) (*engine.Function, error) {
+	return e.Shared(key, func() (*engine.Function, error) { return Compile(e, name, build) })
+}
+
 func compile(e *engine.Engine, name string, native bool, build func(t *Tape, inputs []*Value) []*Value) (*engine.Function, error) {
 	return e.NewFunction(name, func(g *graph.Graph, nodes []*graph.Node) []*graph.Node {
 		t := NewTape(g, native)

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/resalign/resalign/engine"
+	"github.com/resalign/resalign/engine/enginetest"
 	"github.com/resalign/resalign/hypergrad"
 	"github.com/resalign/resalign/random"
 	"github.com/resalign/resalign/sd"
@@ -16,7 +17,7 @@ const side = 8
 
 func loadTiny(t testing.TB) *sd.Model {
 	t.Helper()
-	e, err := engine.Open("go")
+	e, err := engine.Open(enginetest.Spec())
 	if err != nil {
 		t.Fatal(err)
 	}

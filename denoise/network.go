@@ -22,6 +22,8 @@ type Network struct {
 	Model    *sd.Model
 	Adapters []*sd.Adapter
 
+	architecture string // of the UNet and the adapters: equal ones share compiled programs
+
 	specs  []nn.Spec
 	starts []int // where each group of parameters begins: the UNet, then the adapters; and the end
 
@@ -46,6 +48,10 @@ func NewNetwork(m *sd.Model, adapters ...*sd.Adapter) *Network {
 		}
 	}
 	n.starts = append(n.starts, len(n.specs))
+	n.architecture = fmt.Sprintf("%t %+v\n", m.XL, m.UNet.Config)
+	for _, a := range adapters {
+		n.architecture += fmt.Sprintf("%d %g %+v\n", a.Rank, a.Scale, a.Layers)
+	}
 	return n
 }
 
@@ -173,7 +179,7 @@ func (n *Network) function(name string, build func(t *ad.Tape, in []*ad.Value) [
 	if f, ok := n.functions[name]; ok {
 		return f, nil
 	}
-	f, err := ad.Compile(n.Model.Engine, name, build)
+	f, err := ad.Shared(n.Model.Engine, n.architecture+name, name, build)
 	if err == nil {
 		n.functions[name] = f
 	}

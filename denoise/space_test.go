@@ -5,12 +5,13 @@ import (
 	"testing"
 
 	"github.com/resalign/resalign/engine"
+	"github.com/resalign/resalign/engine/enginetest"
 	"github.com/resalign/resalign/hypergrad"
 )
 
 // Arithmetic on the device equals that of float64 vectors on the host, to the rounding of float32.
 func TestSpaceEqualsHostArithmetic(t *testing.T) {
-	e, err := engine.Open("go")
+	e, err := engine.Open(enginetest.Spec())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -57,15 +57,16 @@ func (t *trail) free(s Selection) {
 	t.prints = nil
 }
 
-// Unrolled takes right, a derivative by the parameters where the descent stands, back to the first step that it kept.
+// Unrolled takes right, a derivative by the parameters where the descent stands, back along its last steps, as many as are
+// given or as it kept.
 // Curvature returns H·v for the loss of a step, counted from 1 as the descent does, by the moving parameters at p. Each,
 // if not nil, is given the derivative by the gradient of a step, through which parameters that do not move get their
-// share. Limit is what gradients were clipped to; 0 is none. The moments of the first step are taken as given.
+// share. Limit is what gradients were clipped to; 0 is none. The moments of the first of the steps are taken as given.
 func (d *Descent) Unrolled(
-	ctx context.Context, space *Space, right Vector, limit float64,
+	ctx context.Context, space *Space, steps int, right Vector, limit float64,
 	curvature func(step int, p Point, v Vector) (Vector, error), each func(step int, p Point, v Vector) error,
 ) (Vector, error) {
-	if d.trail == nil || len(d.trail.prints) == 0 {
+	if d.trail == nil || len(d.trail.prints) == 0 || steps < 1 {
 		return nil, fmt.Errorf("%w: a descent that kept none of its steps cannot be unrolled", engine.ErrInternal)
 	}
 	n, slots := d.selection.Len(), d.optimizer.StateSlots()
@@ -83,7 +84,7 @@ func (d *Descent) Unrolled(
 		moments = append(moments, zero...)
 	}
 	defer func() { adjoint.Free(); moments.Free() }()
-	for _, print := range slices.Backward(d.trail.prints) {
+	for _, print := range slices.Backward(d.trail.prints[max(0, len(d.trail.prints)-steps):]) {
 		back, err := d.pullback(ctx, print, adjoint, moments)
 		if err != nil {
 			return nil, err

@@ -61,7 +61,7 @@ func TestUnrolled(t *testing.T) {
 			defer d.Free()
 			right := gradient(t, n, d.Point(), s, Loss{}, after)
 			visited := 0
-			got, err := d.Unrolled(t.Context(), space, right, c.limit, func(step int, p Point, v Vector) (Vector, error) {
+			got, err := d.Unrolled(t.Context(), space, 5, right, c.limit, func(step int, p Point, v Vector) (Vector, error) {
 				return n.HessianProduct(t.Context(), p, s, Loss{}, batches[step-1], v)
 			}, func(int, Point, Vector) error { visited++; return nil })
 			if err != nil {
@@ -95,7 +95,7 @@ func TestUnrolled(t *testing.T) {
 	}
 	d := walk(t, n, s, train.Optimizer{Name: train.SGD, LR: 0.2}, p, batches, space, 0, 0)
 	defer d.Free()
-	if _, err := d.Unrolled(t.Context(), space, s.Of(p), 0, nil, nil); err == nil {
+	if _, err := d.Unrolled(t.Context(), space, 5, s.Of(p), 0, nil, nil); err == nil {
 		t.Error("a descent without a record was unrolled")
 	}
 }
@@ -117,7 +117,7 @@ func TestUnrolledOneStep(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := d.Unrolled(t.Context(), space, right, 0, func(step int, p Point, v Vector) (Vector, error) {
+	got, err := d.Unrolled(t.Context(), space, 5, right, 0, func(step int, p Point, v Vector) (Vector, error) {
 		if step != 2 {
 			t.Errorf("step %d was asked for", step)
 		}

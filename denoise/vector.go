@@ -38,7 +38,7 @@ func (s *Space) function(name string, build func(t *ad.Tape, in []*ad.Value) []*
 	if f, ok := s.functions[name]; ok {
 		return f, nil
 	}
-	f, err := ad.Compile(s.engine, name, build)
+	f, err := ad.Shared(s.engine, "vectors: "+name, name, build)
 	if err == nil {
 		s.functions[name] = f
 	}

@@ -12,30 +12,127 @@ import (
 
 	"github.com/gomlx/compute"
 	_ "github.com/gomlx/compute/gobackend" // the embedded pure-Go backend, "go"
+
+	"github.com/resalign/resalign/engine/plugins"
 )
 
 // Engine is an open backend. It is safe for concurrent use.
 type Engine struct {
-	backend compute.Backend
-	kind    string
+	backend     compute.Backend
+	kind        string
+	description string
+	reason      string
+	shelf       shelf
 }
 
-// Open returns the engine that spec names: "go" is the embedded engine, pure Go with SIMD, always there; "auto" takes
-// the fastest one found. Specs that start with "xla" ask for an XLA plugin.
+// Open returns the engine that spec names:
+//
+//	go                 the embedded engine, pure Go with SIMD, always there
+//	xla                the first XLA plugin found that works (see plugins.Search)
+//	xla:PATH           the XLA plugin in the file PATH
+//	auto, or nothing   like xla, but the embedded engine where no plugin is found or works; Reason says why
+//
+// All but go may end in ",tf32": NVIDIA GPUs then round the factors of products and convolutions to 10 bits, which is
+// faster.
 func Open(spec string) (*Engine, error) {
+	name, tf32 := strings.CutSuffix(spec, ",tf32")
+	path, isFile := strings.CutPrefix(name, "xla:")
 	switch {
-	case spec == "" || spec == "auto" || spec == "go":
-		backend, err := newBackend("go:" + executionMode)
+	case name == "go" && !tf32:
+		return openGo()
+	case name == "" || name == "auto":
+		return openAuto(tf32)
+	case name == "xla":
+		e, err := openXLA(plugins.Search(), tf32)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("engine %s: %w", spec, err)
 		}
-		keepHeadroom()
-		return &Engine{backend: backend, kind: "go"}, nil
-	case spec == "xla" || strings.HasPrefix(spec, "xla:"):
-		return nil, fmt.Errorf("engine %q: this build of resalign carries no XLA support; use --engine go", spec)
+		return e, nil
+	case isFile:
+		e, err := openXLAFile(path, tf32)
+		if err != nil {
+			return nil, fmt.Errorf("engine %s: %w", name, err)
+		}
+		e.reason = "chosen by its path"
+		return e, nil
 	default:
-		return nil, fmt.Errorf("engine %q is not known; use auto or go", spec)
+		return nil, fmt.Errorf("engine %q is not known; use auto, go, xla or xla:/path/to/plugin.so", spec)
 	}
+}
+
+func openGo() (*Engine, error) {
+	backend, err := newBackend("go:" + executionMode)
+	if err != nil {
+		return nil, err
+	}
+	keepHeadroom()
+	return &Engine{
+		backend: backend, kind: "go", reason: "chosen by its name",
+		description: fmt.Sprintf("%s (%s/%s, %d threads, SIMD %s)", backend.Description(), runtime.GOOS, runtime.GOARCH, runtime.GOMAXPROCS(0), SIMD()),
+	}, nil
+}
+
+func openAuto(tf32 bool) (*Engine, error) {
+	why := "this build has no other"
+	if HasXLA {
+		e, err := openXLA(plugins.Search(), tf32)
+		if err == nil {
+			return e, nil
+		}
+		why = err.Error()
+	}
+	e, err := openGo()
+	if err != nil {
+		return nil, err
+	}
+	e.reason = why
+	return e, nil
+}
+
+var errNoXLA = errors.New("this build of resalign has no XLA, which computes on GPUs; build one that has with `make xla` (Linux, with a C compiler), or use --engine go")
+
+// openXLA opens the first plugin that works.
+func openXLA(places []plugins.Place, tf32 bool) (*Engine, error) {
+	if !HasXLA {
+		return nil, errNoXLA
+	}
+	var passedOver []string
+	for _, place := range places {
+		for _, path := range place.Found {
+			e, err := openXLAFile(path, tf32)
+			if err != nil {
+				passedOver = append(passedOver, err.Error())
+				continue
+			}
+			e.reason = "first working plugin, from " + place.What
+			if len(passedOver) > 0 {
+				e.reason += "; passed over: " + strings.Join(passedOver, "; ")
+			}
+			return e, nil
+		}
+	}
+	if len(passedOver) > 0 {
+		return nil, errors.New(strings.Join(passedOver, "; "))
+	}
+	where := make([]string, len(places))
+	for i, place := range places {
+		where[i] = place.Path
+	}
+	return nil, fmt.Errorf("no XLA plugin was found in %s; install one with `resalign doctor --install-xla cpu` (or cuda13), or name one in %s", strings.Join(where, " or "), plugins.Variable)
+}
+
+func openXLAFile(path string, tf32 bool) (*Engine, error) {
+	if !HasXLA {
+		return nil, errNoXLA
+	}
+	if err := plugins.Check(path); err != nil {
+		return nil, err
+	}
+	backend, description, err := openPlugin(path, tf32)
+	if err != nil {
+		return nil, err
+	}
+	return &Engine{backend: backend, kind: "xla:" + plugins.Platform(path), description: description}, nil
 }
 
 // executionMode runs the operations of a graph one after the other, each on all threads, in the order that frees
@@ -48,7 +145,7 @@ func newBackend(config string) (backend compute.Backend, err error) {
 	return compute.NewWithConfig(config)
 }
 
-// Kind is the engine's short name: "go".
+// Kind is the engine's short name: "go", or "xla:" and the kind of device, such as "xla:cpu" and "xla:cuda".
 func (e *Engine) Kind() string { return e.kind }
 
 // NativeConvolutions tells whether the backend's own convolution is its fastest. The Go backend's is not: unfolding
@@ -56,12 +153,16 @@ func (e *Engine) Kind() string { return e.kind }
 func (e *Engine) NativeConvolutions() bool { return e.kind != "go" }
 
 // Description says what the engine is and what it runs on, in one line.
-func (e *Engine) Description() string {
-	return fmt.Sprintf("%s (%s/%s, %d threads, SIMD %s)", e.backend.Description(), runtime.GOOS, runtime.GOARCH, runtime.GOMAXPROCS(0), SIMD())
-}
+func (e *Engine) Description() string { return e.description }
+
+// Reason says why Open took this engine, and which plugins it passed over and why.
+func (e *Engine) Reason() string { return e.reason }
 
 // Close releases the backend and everything that lives on its device.
-func (e *Engine) Close() { e.backend.Finalize() }
+func (e *Engine) Close() {
+	e.shelf.free()
+	e.backend.Finalize()
+}
 
 // SIMD tells whether this program was built with the vector instructions of the Go backend.
 func SIMD() string {

@@ -15,6 +15,7 @@ type Function struct {
 	engine *Engine
 	name   string
 	exec   *graph.Exec
+	key    string // of a shared function
 }
 
 // Build writes the graph of a function: from its input nodes to its output nodes. It may panic with an error; Call
@@ -65,8 +66,14 @@ func (f *Function) CallDonating(donate []bool, inputs ...*Tensor) (outputs []*Te
 	return outputs, nil
 }
 
-// Free releases the compiled programs.
-func (f *Function) Free() { f.exec.Finalize() }
+// Free releases the compiled programs, or leaves them to the others who share them.
+func (f *Function) Free() {
+	if f.key != "" {
+		f.engine.giveBack(f.key)
+		return
+	}
+	f.exec.Finalize()
+}
 
 // Free releases tensors at once instead of when the garbage collector finds them. Nil and freed ones are skipped.
 func Free(ts ...*Tensor) {

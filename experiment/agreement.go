@@ -73,16 +73,15 @@ func (x *Experiment) agree(ctx context.Context, s studyScale) (out []Approximati
 	}
 	err = x.stage("agreement", func() (bool, error) {
 		for _, sim := range []unlearn.Simulation{
-			{Optimizer: train.SGD, LearningRate: sgdRate, Steps: 5},
-			{Optimizer: train.SGD, LearningRate: sgdRate, Steps: 20},
-			{Optimizer: train.Adam, LearningRate: rate, Steps: 5},
-			{Optimizer: train.Adam, LearningRate: rate, Steps: 20},
+			{Optimizer: train.SGD, LearningRate: sgdRate}, {Optimizer: train.Adam, LearningRate: rate},
 		} {
-			found, err := x.compareWays(ctx, m.Dir, sim, s.agreement)
-			if err != nil {
-				return false, err
+			for _, sim.Steps = range s.simulated {
+				found, err := x.compareWays(ctx, m.Dir, sim, s.agreement)
+				if err != nil {
+					return false, err
+				}
+				out = append(out, found...)
 			}
-			out = append(out, found...)
 		}
 		return false, nil
 	})

@@ -47,12 +47,13 @@ type studyScale struct {
 	scale
 	depth, cap float64
 	budget     float64 // gradients of one picture that each arm spends
-	agreement  int     // draws for each seed; 0: none
+	agreement  int     // draws for each seed on which hypergradients are compared; 0: none
+	simulated  []int   // steps of the simulations that they are compared on
 }
 
 func publishedStudy() studyScale {
 	return studyScale{
-		depth: 0.42, cap: 0.2, budget: 16_000, agreement: 2,
+		depth: 0.42, cap: 0.2, budget: 16_000, agreement: 2, simulated: []int{5, 20},
 		scale: scale{
 			erase: 60, harmBatches: 8, sets: mini.Sets(), prompts: mini.Varied,
 			adaptations: []adaptation{

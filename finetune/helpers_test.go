@@ -13,6 +13,7 @@ import (
 	"github.com/resalign/resalign/data"
 	"github.com/resalign/resalign/denoise"
 	"github.com/resalign/resalign/engine"
+	"github.com/resalign/resalign/engine/enginetest"
 	"github.com/resalign/resalign/random"
 	"github.com/resalign/resalign/sd"
 	"github.com/resalign/resalign/train"
@@ -22,7 +23,7 @@ const tinyModel = "../testdata/golden/tiny-sd"
 
 func load(t testing.TB) *sd.Model {
 	t.Helper()
-	e, err := engine.Open("go")
+	e, err := engine.Open(enginetest.Spec())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/resalign/resalign/data"
 	"github.com/resalign/resalign/engine"
+	"github.com/resalign/resalign/engine/enginetest"
 	"github.com/resalign/resalign/recipe"
 	"github.com/resalign/resalign/train"
 )
@@ -26,7 +27,7 @@ func shortJob(t testing.TB, method string) Job {
 
 func openEngine(t testing.TB) *engine.Engine {
 	t.Helper()
-	e, err := engine.Open("go")
+	e, err := engine.Open(enginetest.Spec())
 	if err != nil {
 		t.Fatal(err)
 	}

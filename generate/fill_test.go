@@ -10,12 +10,13 @@ import (
 
 	"github.com/resalign/resalign/data"
 	"github.com/resalign/resalign/engine"
+	"github.com/resalign/resalign/engine/enginetest"
 	"github.com/resalign/resalign/train"
 )
 
 func openEngine(t testing.TB) *engine.Engine {
 	t.Helper()
-	e, err := engine.Open("go")
+	e, err := engine.Open(enginetest.Spec())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -231,11 +231,24 @@ func (m *Model) function(name string, build func(t *ad.Tape, in []*ad.Value) []*
 	if f, ok := m.functions[name]; ok {
 		return f, nil
 	}
-	f, err := ad.Compile(m.Engine, name, build)
+	f, err := ad.Shared(m.Engine, m.architecture(name)+name, name, build)
 	if err == nil {
 		m.functions[name] = f
 	}
 	return f, err
+}
+
+// architecture is what a function of the model depends on: the configuration of the component it belongs to.
+func (m *Model) architecture(name string) string {
+	for _, t := range m.Towers {
+		if t.Name == name {
+			return fmt.Sprintf("%t %+v\n", m.XL, t.Encoder.Config)
+		}
+	}
+	if m.VAE == nil {
+		return ""
+	}
+	return fmt.Sprintf("%+v\n", m.VAE.Config)
 }
 
 // LatentSize is the height and width of the latents of a picture of the given size in pixels.

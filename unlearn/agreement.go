@@ -64,14 +64,23 @@ func (t *trainer) agree(ctx context.Context, draw int, ways []Hypergradient) ([]
 	v := t.draw(draw)[0]
 	v.chain.free()
 	v.chain = nil // every draw begins anew
+	end, err := t.simulate(ctx, v, draw, ways...)
+	if err != nil {
+		return nil, err
+	}
+	defer end.free()
+	right, err := t.afterwards(ctx, draw, v, end, harm, 1, &result{})
+	if err != nil {
+		return nil, err
+	}
+	defer right.Free()
 	var reference denoise.Vector
 	defer func() { reference.Free() }()
 	length := 0.0
 	out := make([]Agreement, len(ways))
 	for i, way := range ways {
-		t.recipe.Hypergradient = way
 		var report result
-		x, err := t.resilience(ctx, draw, v, harm, 1, &report)
+		x, err := t.through(ctx, way, draw, v, end, harm, right, 1, &report)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", way.Solver, err)
 		}

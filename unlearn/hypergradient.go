@@ -10,29 +10,39 @@ import (
 
 // resilience is the gradient of λ·L_harm(θ*(θ)) with respect to θ, through the simulated fine-tuning.
 func (t *trainer) resilience(ctx context.Context, step int, v *view, harm *harmBatch, lambda float64, r *result) (denoise.Vector, error) {
-	end, err := t.simulate(ctx, v, step)
+	h := t.recipe.Hypergradient
+	end, err := t.simulate(ctx, v, step, h)
 	if err != nil {
 		return nil, err
 	}
 	defer end.free()
+	right, err := t.afterwards(ctx, step, v, end, harm, lambda, r)
+	if err != nil {
+		return nil, err
+	}
+	defer right.Free()
+	return t.through(ctx, h, step, v, end, harm, right, lambda, r)
+}
+
+// afterwards is λ·∇_φ L_harm at the end of a simulation.
+func (t *trainer) afterwards(ctx context.Context, step int, v *view, end *simulated, harm *harmBatch, lambda float64, r *result) (denoise.Vector, error) {
 	value, g, err := v.net.Gradient(ctx, end.point, v.phi, harm.loss, harm.batch)
 	if err != nil {
 		return nil, err
 	}
 	defer g.Free()
 	t.gradients += float64(harm.size)
+	r.simulation, r.harmStar, r.fineTuning = v.sim.Name, harm.sign*value, end.loss
 	if err := train.CheckFinite("harmful loss after fine-tuning", value, step+1); err != nil {
 		return nil, err
 	}
-	right, err := t.space.Combine(term(lambda*harm.sign, g))
-	if err != nil {
-		return nil, err
-	}
-	defer right.Free()
-	r.simulation, r.harmStar, r.fineTuning = v.sim.Name, harm.sign*value, end.loss
+	return t.space.Combine(term(lambda*harm.sign, g))
+}
 
-	if t.recipe.Hypergradient.Solver == Unrolled {
-		return t.unrolled(ctx, v, end, harm, lambda, right)
+// through takes a derivative at the end of a simulation, right, back to θ.
+func (t *trainer) through(ctx context.Context, h Hypergradient, step int, v *view, end *simulated, harm *harmBatch, right denoise.Vector, lambda float64, r *result) (x denoise.Vector, err error) {
+	if h.Solver == Unrolled {
+		return t.unrolled(ctx, h, v, end, harm, lambda, right)
 	}
 	r.solved = true
 	batch, err := t.fineTuningBatch(ctx, v, v.hessian, v.hessianPrior, step)
@@ -41,24 +51,21 @@ func (t *trainer) resilience(ctx context.Context, step int, v *view, harm *harmB
 	}
 	defer batch.Free()
 	system := hypergrad.System[denoise.Vector]{
-		Space: t.space, Gamma: t.recipe.Hypergradient.Gamma, Right: right,
-		Product: t.counted(v, t.product(ctx, v, end.point, batch)),
+		Space: t.space, Gamma: h.Gamma, Right: right, Product: t.counted(h, v, t.product(ctx, h, v, end.point, batch)),
 	}
-	var x denoise.Vector
 	if v.displacement {
-		x, r.report, err = t.solver(end, end.root)(ctx, system)
+		x, r.report, err = t.solver(h, end, end.root)(ctx, system)
 	} else {
-		x, r.report, err = t.implicit(ctx, v, end, batch, harm, lambda, system)
+		x, r.report, err = t.implicit(ctx, h, v, end, batch, harm, lambda, system)
 	}
 	return x, err
 }
 
 // solver solves (I + γH) x = g as the recipe says, or with a metric P (P + γH) x = P^½∘last∘g.
-func (t *trainer) solver(end *simulated, last denoise.Vector) hypergrad.Solver[denoise.Vector] {
-	h := t.recipe.Hypergradient
-	solve := hypergrad.RichardsonSolver[denoise.Vector](t.richardson())
+func (t *trainer) solver(h Hypergradient, end *simulated, last denoise.Vector) hypergrad.Solver[denoise.Vector] {
+	solve := hypergrad.RichardsonSolver[denoise.Vector](h.richardson())
 	if h.Solver == ConjugateGradient {
-		solve = hypergrad.ConjugateGradientSolver[denoise.Vector](t.conjugate())
+		solve = hypergrad.ConjugateGradientSolver[denoise.Vector](h.conjugate())
 	}
 	if h.Metric != AdamMetric {
 		return solve
@@ -100,8 +107,7 @@ func (t *trainer) inMetric(solve hypergrad.Solver[denoise.Vector], inverse, last
 	}
 }
 
-func (t *trainer) richardson() hypergrad.RichardsonOptions {
-	h := t.recipe.Hypergradient
+func (h Hypergradient) richardson() hypergrad.RichardsonOptions {
 	o := hypergrad.RichardsonOptions{Iterations: h.Iterations, Damping: h.Damping, FinalResidual: h.Residual}
 	if h.Solver == FirstOrder {
 		o.Iterations, o.Damping = 1, 1
@@ -109,15 +115,14 @@ func (t *trainer) richardson() hypergrad.RichardsonOptions {
 	return o
 }
 
-func (t *trainer) conjugate() hypergrad.ConjugateGradientOptions {
-	h := t.recipe.Hypergradient
+func (h Hypergradient) conjugate() hypergrad.ConjugateGradientOptions {
 	// Directions of negative curvature are where fine-tuning runs away from the proximal model; the solve stops there and
 	// the log says so.
 	return hypergrad.ConjugateGradientOptions{Iterations: h.Iterations, StopAtNegativeCurvature: true, FinalResidual: h.Residual}
 }
 
 // implicit is the hypergradient where fine-tuning trains parameters of its own.
-func (t *trainer) implicit(ctx context.Context, v *view, end *simulated, batch *denoise.Batch, harm *harmBatch, lambda float64, s hypergrad.System[denoise.Vector]) (denoise.Vector, hypergrad.Report, error) {
+func (t *trainer) implicit(ctx context.Context, h Hypergradient, v *view, end *simulated, batch *denoise.Batch, harm *harmBatch, lambda float64, s hypergrad.System[denoise.Vector]) (denoise.Vector, hypergrad.Report, error) {
 	direct, err := t.directShare(ctx, v, end.point, harm, lambda)
 	if err != nil {
 		return nil, hypergrad.Report{}, err
@@ -125,13 +130,12 @@ func (t *trainer) implicit(ctx context.Context, v *view, end *simulated, batch *
 	defer direct.Free()
 	a := hypergrad.Adaptation[denoise.Vector, denoise.Vector]{
 		ThetaSpace: t.space, PhiSpace: t.space, Gamma: s.Gamma, Direct: direct, Right: s.Right, Product: s.Product,
-		Cross: t.counted(v, func(u denoise.Vector) (denoise.Vector, error) { return t.cross(ctx, v, end.point, batch, u) }),
+		Cross: t.counted(h, v, func(u denoise.Vector) (denoise.Vector, error) { return t.cross(ctx, h, v, end.point, batch, u) }),
 	}
-	h := t.recipe.Hypergradient
 	if h.Solver == FirstOrder || (h.Solver == Richardson && h.Metric != AdamMetric) {
-		return hypergrad.Implicit(ctx, a, t.richardson())
+		return hypergrad.Implicit(ctx, a, h.richardson())
 	}
-	return hypergrad.ImplicitWith(ctx, a, t.solver(end, end.inverse))
+	return hypergrad.ImplicitWith(ctx, a, t.solver(h, end, end.inverse))
 }
 
 // directShare is λ·∂_θ L_harm(θ, φ*), for parameters φ that are not a displacement of θ.
@@ -146,7 +150,7 @@ func (t *trainer) directShare(ctx context.Context, v *view, p denoise.Point, har
 }
 
 // unrolled differentiates through the last steps of the simulation as they were taken.
-func (t *trainer) unrolled(ctx context.Context, v *view, end *simulated, harm *harmBatch, lambda float64, right denoise.Vector) (denoise.Vector, error) {
+func (t *trainer) unrolled(ctx context.Context, h Hypergradient, v *view, end *simulated, harm *harmBatch, lambda float64, right denoise.Vector) (denoise.Vector, error) {
 	batchOf := func(step int) (*denoise.Batch, error) {
 		return t.fineTuningBatch(ctx, v, v.pictures, v.prior, end.firstBatch+step-1-end.began)
 	}
@@ -156,22 +160,22 @@ func (t *trainer) unrolled(ctx context.Context, v *view, end *simulated, harm *h
 			return nil, err
 		}
 		defer batch.Free()
-		return t.counted(v, t.product(ctx, v, p, batch))(u)
+		return t.counted(h, v, t.product(ctx, h, v, p, batch))(u)
 	}
 	if v.displacement {
-		return end.descent.Unrolled(ctx, t.space, right, v.sim.ClipNorm, curvature, nil)
+		return end.descent.Unrolled(ctx, t.space, h.Iterations, right, v.sim.ClipNorm, curvature, nil)
 	}
 	total, err := t.directShare(ctx, v, end.point, harm, lambda)
 	if err != nil {
 		return nil, err
 	}
-	start, err := end.descent.Unrolled(ctx, t.space, right, v.sim.ClipNorm, curvature, func(step int, p denoise.Point, u denoise.Vector) error {
+	start, err := end.descent.Unrolled(ctx, t.space, h.Iterations, right, v.sim.ClipNorm, curvature, func(step int, p denoise.Point, u denoise.Vector) error {
 		batch, err := batchOf(step)
 		if err != nil {
 			return err
 		}
 		defer batch.Free()
-		share, err := t.counted(v, func(u denoise.Vector) (denoise.Vector, error) { return t.cross(ctx, v, p, batch, u) })(u)
+		share, err := t.counted(h, v, func(u denoise.Vector) (denoise.Vector, error) { return t.cross(ctx, h, v, p, batch, u) })(u)
 		if err != nil {
 			return err
 		}
@@ -187,8 +191,8 @@ func (t *trainer) unrolled(ctx context.Context, v *view, end *simulated, harm *h
 }
 
 // product is v ↦ H·v for the Hessian of the fine-tuning loss with respect to φ, or what the recipe takes in its place.
-func (t *trainer) product(ctx context.Context, v *view, p denoise.Point, batch *denoise.Batch) func(denoise.Vector) (denoise.Vector, error) {
-	switch t.recipe.Hypergradient.Products {
+func (t *trainer) product(ctx context.Context, h Hypergradient, v *view, p denoise.Point, batch *denoise.Batch) func(denoise.Vector) (denoise.Vector, error) {
+	switch h.Products {
 	case exactProducts:
 		return func(u denoise.Vector) (denoise.Vector, error) {
 			return v.net.HessianProduct(ctx, p, v.phi, denoise.Loss{}, batch, u)
@@ -205,8 +209,8 @@ func (t *trainer) product(ctx context.Context, v *view, p denoise.Point, batch *
 }
 
 // cross is ∇_θ⟨∇_φ L_FT, u⟩.
-func (t *trainer) cross(ctx context.Context, v *view, p denoise.Point, batch *denoise.Batch, u denoise.Vector) (denoise.Vector, error) {
-	if t.recipe.Hypergradient.Products != centralDifferences {
+func (t *trainer) cross(ctx context.Context, h Hypergradient, v *view, p denoise.Point, batch *denoise.Batch, u denoise.Vector) (denoise.Vector, error) {
+	if h.Products != centralDifferences {
 		return v.net.CrossProduct(ctx, p, v.theta, v.phi, denoise.Loss{}, batch, u)
 	}
 	return hypergrad.CentralDifference(t.space, func(phi denoise.Vector) (denoise.Vector, error) {
@@ -216,9 +220,9 @@ func (t *trainer) cross(ctx context.Context, v *view, p denoise.Point, batch *de
 }
 
 // counted adds the cost of second-order products to the account.
-func (t *trainer) counted(v *view, f func(denoise.Vector) (denoise.Vector, error)) func(denoise.Vector) (denoise.Vector, error) {
+func (t *trainer) counted(h Hypergradient, v *view, f func(denoise.Vector) (denoise.Vector, error)) func(denoise.Vector) (denoise.Vector, error) {
 	cost := productCost
-	switch t.recipe.Hypergradient.Products {
+	switch h.Products {
 	case centralDifferences:
 		cost = 2
 	case GaussNewton:

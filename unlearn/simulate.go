@@ -123,8 +123,8 @@ func (s *simulated) free() {
 }
 
 // simulate fine-tunes from θ as the configuration says: its pictures, optimizer, learning rate, steps and parameters,
-// without a proximal term (method, section 2).
-func (t *trainer) simulate(ctx context.Context, v *view, step int) (*simulated, error) {
+// without a proximal term (method, section 2). It keeps what the given hypergradients need of it.
+func (t *trainer) simulate(ctx context.Context, v *view, step int, needed ...Hypergradient) (*simulated, error) {
 	start, made, err := t.start(v, step)
 	if err != nil {
 		engine.Free(made...)
@@ -135,8 +135,15 @@ func (t *trainer) simulate(ctx context.Context, v *view, step int) (*simulated, 
 		engine.Free(made...)
 		return nil, err
 	}
-	if t.recipe.Hypergradient.Solver == Unrolled {
-		s.descent.Record(min(v.sim.Steps, t.recipe.Hypergradient.Iterations))
+	record, metric := 0, false
+	for _, h := range needed {
+		if h.Solver == Unrolled {
+			record = max(record, min(v.sim.Steps, h.Iterations))
+		}
+		metric = metric || h.Metric == AdamMetric
+	}
+	if record > 0 {
+		s.descent.Record(record)
 	}
 	s.began, s.firstBatch = s.descent.Steps(), step*v.sim.Steps
 	for k := range v.sim.Steps {
@@ -146,7 +153,7 @@ func (t *trainer) simulate(ctx context.Context, v *view, step int) (*simulated, 
 		}
 	}
 	s.point = s.descent.Point()
-	if t.recipe.Hypergradient.Metric == AdamMetric {
+	if metric {
 		if s.root, s.inverse, err = s.descent.Metric(ctx); err != nil {
 			s.free()
 			return nil, err

@@ -16,6 +16,7 @@ import (
 
 	"github.com/resalign/resalign/data"
 	"github.com/resalign/resalign/engine"
+	"github.com/resalign/resalign/engine/enginetest"
 	"github.com/resalign/resalign/random"
 	"github.com/resalign/resalign/sd"
 	"github.com/resalign/resalign/train"
@@ -72,7 +73,7 @@ func tinyRecipe(t testing.TB, root string) Recipe {
 
 func openEngine(t testing.TB) *engine.Engine {
 	t.Helper()
-	e, err := engine.Open("go")
+	e, err := engine.Open(enginetest.Spec())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -117,7 +117,7 @@ func TestMetricSolvesTheWeightedProblem(t *testing.T) {
 	r.Hypergradient.Products = GaussNewton
 	tr := newTestTrainer(t, r)
 	v := tr.views["adapter"]
-	end, err := tr.simulate(t.Context(), v, 0)
+	end, err := tr.simulate(t.Context(), v, 0, r.Hypergradient)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,8 +132,8 @@ func TestMetricSolvesTheWeightedProblem(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer g.Free()
-	product := tr.product(t.Context(), v, end.point, batch)
-	x, report, err := tr.solver(end, end.root)(t.Context(), hypergrad.System[denoise.Vector]{Space: tr.space, Gamma: 0.2, Right: g, Product: product})
+	product := tr.product(t.Context(), r.Hypergradient, v, end.point, batch)
+	x, report, err := tr.solver(r.Hypergradient, end, end.root)(t.Context(), hypergrad.System[denoise.Vector]{Space: tr.space, Gamma: 0.2, Right: g, Product: product})
 	if err != nil {
 		t.Fatal(err)
 	}

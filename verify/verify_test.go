@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/resalign/resalign/engine"
+	"github.com/resalign/resalign/engine/enginetest"
 	"github.com/resalign/resalign/weights"
 )
 
@@ -26,7 +27,7 @@ const (
 
 func openEngine(t testing.TB) *engine.Engine {
 	t.Helper()
-	e, err := engine.Open("go")
+	e, err := engine.Open(enginetest.Spec())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,6 +131,9 @@ func copyReference(t *testing.T, from string, kinds []string, edit func(file str
 			}
 		}
 		metadata := source.Metadata()
+		if metadata == nil {
+			metadata = map[string]string{}
+		}
 		edit(c.Tensors, tensors, metadata)
 		list := slices.Collect(maps.Values(tensors))
 		if err := weights.Write(filepath.Join(dir, c.Tensors), list, metadata); err != nil {

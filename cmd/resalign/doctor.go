@@ -15,19 +15,27 @@ import (
 
 	"github.com/resalign/resalign/ad"
 	"github.com/resalign/resalign/engine"
+	"github.com/resalign/resalign/engine/plugins"
 	"github.com/resalign/resalign/train"
 )
 
 func newDoctor() *cobra.Command {
 	c := &console{}
+	var install, from, index string
 	cmd := &cobra.Command{
 		Use:   "doctor",
-		Short: "Show engines, processor and memory, and what is missing",
+		Short: "Show engines, processor and memory, and what is missing; install XLA plugins",
 		Long: `Doctor looks at what this program can compute with, tries each engine on a small product whose result is known, and
-says what is missing and how to get it. It fails only if something does not work.`,
-		Example: "  resalign doctor\n  resalign doctor --json",
+says what is missing and how to get it. It fails only if something does not work.
+
+With --install-xla it puts an XLA plugin into the user's folder instead: cpu, or cuda13 for NVIDIA GPUs. It is downloaded from
+a Python package index and must have the SHA-256 that this program knows, or it comes from a file.`,
+		Example: "  resalign doctor\n  resalign doctor --json\n  resalign doctor --install-xla cpu\n  resalign doctor --install-xla cuda13 --from jax_cuda13_pjrt.whl",
 		Args:    noArguments,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if install != "" || from != "" || index != "" {
+				return installPlugin(cmd, c, install, from, index)
+			}
 			d := diagnose()
 			if err := c.result(d, d.write); err != nil {
 				return err
@@ -41,6 +49,9 @@ says what is missing and how to get it. It fails only if something does not work
 		},
 	}
 	addConsole(cmd, c)
+	cmd.Flags().StringVar(&install, "install-xla", "", "install the XLA plugin of this kind: "+strings.Join(plugins.Kinds(), " or "))
+	cmd.Flags().StringVar(&from, "from", "", "with --install-xla, the plugin (.so) or the wheel (.whl) to install; nothing is downloaded")
+	cmd.Flags().StringVar(&index, "index", "", "with --install-xla, the Python package index to ask (default "+plugins.DefaultIndex+")")
 	return cmd
 }
 
@@ -56,6 +67,8 @@ type diagnosis struct {
 	Memory  int64             `json:"memory_bytes,omitempty"`
 	Free    int64             `json:"memory_available_bytes,omitempty"`
 	Engines []engineDiagnosis `json:"engines"`
+	Auto    string            `json:"auto"`    // the engine that --engine auto takes
+	Plugins []plugins.Place   `json:"plugins"` // where XLA plugins were looked for
 	Missing []string          `json:"missing"`
 }
 
@@ -79,8 +92,38 @@ func diagnose() diagnosis {
 	if runtime.GOARCH == "amd64" && !cpu.X86.HasAVX2 {
 		d.Missing = append(d.Missing, "AVX2: this processor lacks it, so the Go engine computes without vector instructions; use a newer processor")
 	}
-	d.Missing = append(d.Missing, "XLA: this build has no XLA engine, which would use GPUs; with the Go engine a full-size model takes hours to days, so start with small pictures and few steps")
+	d.lookForXLA()
 	return d
+}
+
+// lookForXLA tries every plugin that is found.
+func (d *diagnosis) lookForXLA() {
+	d.Auto, d.Plugins = "go", plugins.Search()
+	var found []string
+	for _, place := range d.Plugins {
+		found = append(found, place.Found...)
+	}
+	if !engine.HasXLA {
+		missing := "XLA: this build has no XLA engine, which computes on GPUs; build one that has with `make xla` (Linux, with a C compiler)"
+		if len(found) == 0 {
+			missing += ", and install a plugin with `resalign doctor --install-xla cpu` or cuda13"
+		}
+		d.Missing = append(d.Missing, missing+"; with the Go engine a full-size model takes hours to days, so start with small pictures and few steps")
+		return
+	}
+	if len(found) == 0 {
+		d.Missing = append(d.Missing, "XLA plugin: none was found; install one with `resalign doctor --install-xla cpu`, or cuda13 for NVIDIA GPUs")
+	}
+	for _, path := range found {
+		e := tryEngine("xla:" + path)
+		d.Engines = append(d.Engines, e)
+		if e.Error == "" && d.Auto == "go" {
+			d.Auto = e.Name
+		}
+		if folder, ok := plugins.MissingNVIDIALibraries(path); ok {
+			d.Missing = append(d.Missing, nvidiaLibraries(folder))
+		}
+	}
 }
 
 func vectorInstructions() []string {
@@ -194,6 +237,14 @@ func (d diagnosis) write(w io.Writer) {
 			state = "DOES NOT WORK: " + e.Error
 		}
 		fmt.Fprintf(w, "engine    %s: %s\n", e.Name, state)
+	}
+	fmt.Fprintf(w, "engine    auto: takes %s\n", d.Auto)
+	for _, p := range d.Plugins {
+		found := "nothing"
+		if len(p.Found) > 0 {
+			found = strings.Join(p.Found, ", ")
+		}
+		fmt.Fprintf(w, "plugins   %s, %s: %s\n", p.What, p.Path, found)
 	}
 	for _, m := range d.Missing {
 		fmt.Fprintf(w, "missing   %s\n", m)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"runtime"
 
 	"github.com/spf13/cobra"
@@ -30,6 +31,10 @@ func (f *engineFlags) open(cmd *cobra.Command) (e *engine.Engine, close func(), 
 	if err != nil {
 		runtime.GOMAXPROCS(before)
 		return nil, nil, err
+	}
+	// Where there is a choice, nothing is taken in silence.
+	if engine.HasXLA && f.spec != "go" {
+		fmt.Fprintln(cmd.ErrOrStderr(), printable(fmt.Sprintf("engine: %s (%s)", e.Description(), e.Reason())))
 	}
 	return e, func() {
 		e.Close()

@@ -1,0 +1,10 @@
+//go:build !(xla && linux && cgo)
+
+package engine
+
+import "github.com/gomlx/compute"
+
+// HasXLA tells whether this program was built with the XLA engine.
+const HasXLA = false
+
+func openPlugin(string, bool) (compute.Backend, string, error) { return nil, "", errNoXLA }
