@@ -201,7 +201,7 @@ func MergeLoRA(dir string, adapter *weights.LoRA, strength float64, out string) 
 				return err
 			}
 		}
-		return nil
+		return dropAbsentComponents(partial)
 	})
 }
 

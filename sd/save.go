@@ -35,7 +35,7 @@ func (m *Model) Save(dir string, unet *Params) error {
 				return err
 			}
 		}
-		return nil
+		return dropAbsentComponents(partial)
 	})
 }
 
