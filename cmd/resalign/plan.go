@@ -1,0 +1,165 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/resalign/resalign/plan"
+	"github.com/resalign/resalign/recipe"
+	"github.com/resalign/resalign/sd"
+	"github.com/resalign/resalign/train"
+	"github.com/resalign/resalign/unlearn"
+)
+
+func newPlan() *cobra.Command {
+	c := &console{}
+	var (
+		set                   []string
+		model, preset, memory string
+		threads               int
+	)
+	cmd := &cobra.Command{
+		Use:   "plan [RECIPE]",
+		Short: "Say what a recipe needs, in memory and time, before anything starts",
+		Long: `Plan compiles the computations of an unlearning recipe from the model's configurations alone, without its weights, and goes
+through the run on paper: parameters, memory and time. Speed is measured on this machine for two seconds. Plans are for the
+embedded Go engine.
+
+It exits with 0 if the run fits into the memory that is left (or that --memory names), and with 1 if it does not; then it
+names the three settings that save most. Without a recipe it plans the public one, the preset sd14.`,
+		Example: `  resalign plan recipe.toml
+  resalign plan recipe.toml --preset sdxl --memory 64GB
+  resalign plan --preset sd14 --set hypergradient.products=central_differences`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 && preset != "" {
+				return nil
+			}
+			return argument("the recipe, a TOML file (or --preset),")(cmd, args)
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if preset != "" && model != "" {
+				return misuse(cmd, "--model and --preset both name the model; give one")
+			}
+			if threads < 0 {
+				return misuse(cmd, "--threads %d must not be below 0", threads)
+			}
+			o := plan.Options{Recipe: unlearn.Defaults(), Threads: threads}
+			var err error
+			if memory != "" {
+				if o.Memory, err = plan.ParseMemory(memory); err != nil {
+					return misuse(cmd, "--memory: %w", err)
+				}
+			}
+			if preset != "" {
+				if o.Model, err = plan.FromPreset(preset); err != nil {
+					return misuse(cmd, "--preset: %w", err)
+				}
+			}
+			if err := readPlanned(args, set, cmp.Or(model, preset), &o.Recipe); err != nil {
+				return err
+			}
+			if o.Model == nil {
+				folder, err := c.findModel(cmd.Context(), o.Recipe.Model)
+				if err != nil {
+					return err
+				}
+				if o.Model, err = plan.ReadArchitecture(folder); err != nil {
+					return err
+				}
+			}
+			if !slices.Contains([]string{"", "auto", "go"}, o.Recipe.Engine) {
+				return fmt.Errorf("engine %q: plans are made for the Go engine only; add --set engine=go to plan for that", o.Recipe.Engine)
+			}
+			p, err := plan.Make(o)
+			if err != nil {
+				return err
+			}
+			if err := c.result(p, func(w io.Writer) { writePlan(w, p) }); err != nil {
+				return err
+			}
+			if !p.Fits {
+				return fmt.Errorf("the run does not fit: it needs %s, and there are %s", train.FormatBytes(p.PeakHigh), train.FormatBytes(p.Memory))
+			}
+			return nil
+		},
+	}
+	addConsole(cmd, c)
+	flags := cmd.Flags()
+	flags.StringArrayVar(&set, "set", nil, "set a key of the recipe, as in outer.steps=20 (may be repeated)")
+	flags.StringVar(&model, "model", "", "the model: a diffusers directory, or owner/name on the hub (default: the recipe's)")
+	flags.StringVar(&preset, "preset", "", "plan for a known architecture instead: "+strings.Join(sd.PresetNames(), ", "))
+	flags.StringVar(&memory, "memory", "", "memory to plan for, such as 24GB (default: what this machine has left)")
+	flags.IntVar(&threads, "threads", 0, "threads to plan for (0: all the machine has)")
+	return cmd
+}
+
+// readPlanned reads the recipe, or the public one where none is named, and checks it.
+func readPlanned(args, set []string, model string, r *unlearn.Recipe) error {
+	assignments := slices.Clone(set)
+	if model != "" {
+		assignments = append(assignments, "model="+model)
+	}
+	layers := recipe.Layers{Presets: presets(), Assignments: assignments}
+	if len(args) == 0 {
+		if err := recipe.LoadBytes("preset sd14", presets()["sd14"], layers, r); err != nil {
+			return err
+		}
+	} else if err := recipe.Load(args[0], layers, r); err != nil {
+		return err
+	}
+	if problems := r.Validate(); len(problems) > 0 {
+		name := "preset sd14"
+		if len(args) > 0 {
+			name = args[0]
+		}
+		return &recipe.Error{Name: name, Problems: problems}
+	}
+	return nil
+}
+
+func writePlan(w io.Writer, p *plan.Plan) {
+	n := p.Parameters
+	fmt.Fprintf(w, "model       %s\n", p.Model)
+	fmt.Fprintf(w, "parameters  UNet %s, text %s, VAE %s; θ %s\n", grouped(int64(n.UNet)), grouped(int64(n.Text)), grouped(int64(n.VAE)), grouped(int64(n.Theta)))
+	section(w, "stays in memory", p.Resident)
+	section(w, "at its height, beside what it is given", p.Evaluations)
+	fmt.Fprintf(w, "\nmemory      %s at the highest (%s to %s, as the garbage collector runs); there are %s\n", train.FormatBytes(p.Peak),
+		train.FormatBytes(p.PeakLow), train.FormatBytes(p.PeakHigh), train.FormatBytes(p.Memory))
+	fmt.Fprintf(w, "outer step  %s, %s (%s to %s)\n", plan.FormatFLOPs(p.StepFLOPs), duration(p.StepSeconds), duration(p.StepLow), duration(p.StepHigh))
+	fmt.Fprintf(w, "run         %s: %s to prepare, %s, %s for previews\n", duration(p.Seconds), duration(p.Prepare), count(p.Steps, "step"), duration(p.Previews))
+	fmt.Fprintf(w, "measured    %.0f GFLOP/s, %.1f GB/s\n", p.Rates.FLOPs/1e9, p.Rates.Bytes/1e9)
+	for _, note := range p.Notes {
+		fmt.Fprintf(w, "note: %s\n", printable(note))
+	}
+	if len(p.Switches) > 0 {
+		fmt.Fprintln(w, "\nwhat helps most, one at a time")
+	}
+	for _, s := range p.Switches {
+		fits := "does not fit either"
+		if s.Fits {
+			fits = "fits"
+		}
+		fmt.Fprintf(w, "  %s  → %s, %s; gives up %s\n", s.Set, train.FormatBytes(s.Peak), fits, s.Costs)
+	}
+}
+
+func section(w io.Writer, title string, list []plan.Item) {
+	fmt.Fprintf(w, "\n%s\n", title)
+	for _, i := range list {
+		fmt.Fprintf(w, "  %10s  %s\n", train.FormatBytes(i.Bytes), i.Name)
+	}
+}
+
+// duration writes seconds for people.
+func duration(s float64) string {
+	if s < 10 {
+		return fmt.Sprintf("%.2g s", s)
+	}
+	return time.Duration(s * float64(time.Second)).Round(time.Second).String()
+}

@@ -1,0 +1,136 @@
+package plan
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/resalign/resalign/nn"
+	"github.com/resalign/resalign/sd"
+)
+
+// Architecture is everything about a model but its numbers.
+type Architecture struct {
+	Name string // its folder, or the preset's name
+	UNet sd.UNetConfig
+	VAE  sd.VAEConfig
+	Text []sd.TextConfig
+	XL   bool
+	// Stored are the bytes of the components' files, which are mapped while they are read; 0 stands for float32.
+	StoredUNet, StoredVAE, StoredText int
+}
+
+// FromPreset is the architecture of a known model.
+func FromPreset(name string) (*Architecture, error) {
+	p, err := sd.FindPreset(name)
+	if err != nil {
+		return nil, err
+	}
+	return &Architecture{Name: "preset " + name, UNet: p.UNet, VAE: p.VAE, Text: p.Text, XL: p.UNet.TextTime}, nil
+}
+
+// ReadArchitecture reads the configurations of a diffusers directory, and none of its weights.
+func ReadArchitecture(dir string) (*Architecture, error) {
+	path := filepath.Join(dir, "model_index.json")
+	raw, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("model: %s is not a diffusers directory: it holds no model_index.json; name one with --model, or a known architecture with --preset", dir)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("model: %w", err)
+	}
+	var index struct {
+		Class string `json:"_class_name"`
+	}
+	if err := json.Unmarshal(raw, &index); err != nil {
+		return nil, fmt.Errorf("%s: not a JSON object: %w", path, err)
+	}
+	a := &Architecture{Name: dir}
+	towers := []string{"text_encoder"}
+	switch index.Class {
+	case "StableDiffusionPipeline":
+	case "StableDiffusionXLPipeline":
+		a.XL, towers = true, append(towers, "text_encoder_2")
+	default:
+		return nil, fmt.Errorf("%s: _class_name = %q is not supported (supported: StableDiffusionPipeline, StableDiffusionXLPipeline)", path, index.Class)
+	}
+	if a.UNet, err = sd.ReadUNetConfig(filepath.Join(dir, "unet", "config.json")); err != nil {
+		return nil, err
+	}
+	if a.VAE, err = sd.ReadVAEConfig(filepath.Join(dir, "vae", "config.json")); err != nil {
+		return nil, err
+	}
+	for _, name := range towers {
+		text, err := sd.ReadTextConfig(filepath.Join(dir, name, "config.json"))
+		if err != nil {
+			return nil, err
+		}
+		a.Text = append(a.Text, text)
+		a.StoredText += stored(filepath.Join(dir, name))
+	}
+	a.StoredUNet, a.StoredVAE = stored(filepath.Join(dir, "unet")), stored(filepath.Join(dir, "vae"))
+	return a, a.check()
+}
+
+// check compares what the components exchange.
+func (a *Architecture) check() error {
+	width := 0
+	for _, t := range a.Text {
+		width += t.Width
+	}
+	switch {
+	case a.XL != a.UNet.TextTime:
+		return fmt.Errorf("%s: addition_embed_type does not fit the pipeline class in model_index.json", filepath.Join(a.Name, "unet", "config.json"))
+	case a.UNet.ContextWidth != width:
+		return fmt.Errorf("%s: cross_attention_dim = %d, but the text embeddings have width %d", filepath.Join(a.Name, "unet", "config.json"), a.UNet.ContextWidth, width)
+	case a.UNet.InChannels != a.VAE.LatentChannels:
+		return fmt.Errorf("%s: in_channels = %d must equal the VAE's latent_channels = %d", filepath.Join(a.Name, "unet", "config.json"), a.UNet.InChannels, a.VAE.LatentChannels)
+	}
+	return nil
+}
+
+// stored is the size of the largest set of weights in a folder that a reader would map: 0 where there are none.
+func stored(dir string) int {
+	total := 0
+	matches, _ := filepath.Glob(filepath.Join(dir, "*.safetensors")) // the pattern is well-formed
+	for _, path := range matches {
+		if info, err := os.Stat(path); err == nil {
+			total += int(info.Size())
+		}
+	}
+	return total
+}
+
+func (a *Architecture) tokens() int { return a.Text[0].Tokens }
+
+// resolution is the side of the pictures that the model was trained on.
+func (a *Architecture) resolution() int { return a.UNet.SampleSize * a.VAE.Downscale() }
+
+// latents is the shape of a batch of pictures of a size in pixels.
+func (a *Architecture) latents(size, height, width int) (batch, error) {
+	d := a.VAE.Downscale()
+	b := batch{size: size, height: height / d, width: width / d}
+	if height%d != 0 || width%d != 0 || a.UNet.CheckLatents(b.height, b.width) != nil {
+		return b, fmt.Errorf("pictures of %d×%d do not fit this model: both sides must be multiples of %d", height, width, d*a.UNet.Downscale())
+	}
+	return b, nil
+}
+
+func (a *Architecture) textSpecs() []nn.Spec {
+	var out []nn.Spec
+	for _, t := range a.Text {
+		out = append(out, sd.NewTextEncoder(t).Specs()...)
+	}
+	return out
+}
+
+func count(specs []nn.Spec) int {
+	n := 0
+	for _, s := range specs {
+		n += s.Size()
+	}
+	return n
+}

@@ -1,0 +1,135 @@
+package plan
+
+import "github.com/resalign/resalign/random"
+
+// heap is the memory of a process that computes on the Go engine: what is in use, what the engine's pool holds for the
+// next operation, and what waits for the garbage collector. The collector's part is what makes this worth a simulation:
+// a heap grows to about twice what was alive at the last collection before anything is used again.
+type heap struct {
+	addresses addresses
+	inUse     int
+	garbage   []block
+	wasted    int  // bytes of garbage
+	pool      pool // free arrays that were put back since the last collection
+	victim    pool // those put back before it; the next collection drops them
+	limit     int  // what is allocated then begins a collection
+
+	trigger float64 // share of the way from what was alive to twice that at which a collection begins
+
+	place  int // the processor that the work is on now
+	places int // processors
+	moves  *random.Stream
+
+	live int // the largest inUse so far
+}
+
+// block is memory that was handed out: where it begins, and how long it is.
+type block struct{ start, size int }
+
+// The collector of Go at its default setting, GOGC=100.
+const (
+	minHeap    = 4 << 20
+	minTrigger = 0.7 // of the way from what was alive to twice that: the earliest a collection may begin
+	maxTrigger = 0.95
+)
+
+// moveShare is the share of the operations after which Go's scheduler goes on with another processor, because that is
+// where the last part of the operation ended. Above a tenth its value makes no difference that matters.
+const moveShare = 0.3
+
+// newHeap is an empty one. What the runtime decides by the clock is drawn by the seed.
+func newHeap(places int, seed uint64) *heap {
+	moves := random.New(seed, "processor")
+	return &heap{
+		pool: newPool(places), victim: newPool(places), limit: minHeap, places: places, moves: moves,
+		trigger: minTrigger + (maxTrigger-minTrigger)*moves.Float64(),
+	}
+}
+
+// held is everything that waits for nobody but the collector.
+func (h *heap) held() int { return h.inUse + h.wasted + h.pool.bytes + h.victim.bytes }
+
+// move takes the work to another processor now and then.
+func (h *heap) move() {
+	if h.moves.Float64() < moveShare {
+		h.place = h.moves.IntN(h.places)
+	}
+}
+
+// allocate takes memory from the system, of which the first bytes are written to.
+func (h *heap) allocate(size, written int) block {
+	b := h.addresses.take(size, written)
+	h.inUse += size
+	h.live = max(h.live, h.inUse)
+	if h.held() >= h.limit {
+		h.collect()
+	}
+	return b
+}
+
+// drop leaves memory to the collector.
+func (h *heap) drop(b block) {
+	h.inUse -= b.size
+	h.wasted += b.size
+	h.garbage = append(h.garbage, b)
+}
+
+// collect is one run of the garbage collector. What lay in the pool through two of them is gone.
+func (h *heap) collect() {
+	h.garbage = append(h.garbage, h.victim.all()...)
+	for _, b := range h.garbage {
+		h.addresses.giveBack(b)
+	}
+	h.garbage, h.wasted = h.garbage[:0], 0
+	h.victim, h.pool = h.pool, newPool(h.places)
+	alive := h.held()
+	h.limit = alive + int(h.trigger*float64(max(alive, minHeap)))
+}
+
+// get takes an array from the pool, or makes one.
+func (h *heap) get(bytes int) block {
+	size := bucket(bytes)
+	for _, p := range []*pool{&h.pool, &h.victim} {
+		if b, ok := p.take(size, h.place); ok {
+			h.inUse += size
+			h.live = max(h.live, h.inUse)
+			return b
+		}
+	}
+	return h.allocate(size, bytes)
+}
+
+// put gives an array back to the pool.
+func (h *heap) put(b block) {
+	h.pool.put(b, h.place)
+	h.inUse -= b.size
+}
+
+// The engine keeps address space free behind the heap before every call (engine/headroom.go). It is not written to where
+// it is fresh, but the collector sees it.
+const (
+	minHeadroom  = 1 << 30
+	headroomStep = 1 << 30
+	maxHeadroom  = 16 << 30
+)
+
+func (h *heap) keepHeadroom() {
+	free, want := h.addresses.top-h.held(), min(max(minHeadroom, h.held()), maxHeadroom)
+	if free >= want {
+		return
+	}
+	var blocks []block
+	for missing := want - free + minHeadroom/2; ; missing -= headroomStep {
+		blocks = append(blocks, h.allocate(min(missing, headroomStep), 0))
+		if missing <= headroomStep {
+			break
+		}
+	}
+	for _, b := range blocks {
+		h.drop(b)
+	}
+	h.collect()
+}
+
+// transient is memory that the host needs for a moment.
+func (h *heap) transient(bytes int) { h.drop(h.allocate(bytes, bytes)) }
