@@ -67,7 +67,7 @@ func (x *Experiment) agree(ctx context.Context, s studyScale) (out []Approximati
 	if !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("study: %w", err)
 	}
-	m, err := x.method(ctx, "erased", x.held(x.recipe("erased", unlearn.Ascent, s.erase), s))
+	m, err := x.method(ctx, "erased", x.recipe("erased", unlearn.Ascent, s.erase))
 	if err != nil {
 		return nil, err
 	}

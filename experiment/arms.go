@@ -93,14 +93,11 @@ func (x *Experiment) simulated() unlearn.Dataset {
 	}}
 }
 
-// fineTuning is the evaluation's fine-tuning: all weights, AdamW unless the adaptation says otherwise.
-func (x *Experiment) fineTuning(a adaptation) finetune.Config {
+// fineTuning is the evaluation's fine-tuning: all weights, AdamW.
+func (x *Experiment) fineTuning() finetune.Config {
 	c := finetune.Defaults(finetune.Full)
 	c.BatchSize, c.Accumulation, c.LearningRate, c.WeightDecay, c.ClipNorm, c.Flip = batchSize, 1, rate, 0.01, clip, false
 	c.Seed = x.seed
-	if o := a.optimizer; o.Name != "" {
-		c.Optimizer, c.LearningRate, c.WeightDecay, c.Momentum = o.Name, o.LR, o.WeightDecay, o.Momentum
-	}
 	return c
 }
 

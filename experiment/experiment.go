@@ -208,7 +208,7 @@ func (x *Experiment) plan(m audit.Model) (audit.Plan, error) {
 			return p, err
 		}
 		p.Adaptations = append(p.Adaptations, audit.Adaptation{
-			Name: a.name, Config: x.fineTuning(a), Steps: a.steps, Data: finetune.Data{Pictures: pictures, Cache: cache},
+			Name: a.name, Config: x.fineTuning(), Steps: a.steps, Data: finetune.Data{Pictures: pictures, Cache: cache},
 			Models: a.models(m.Name),
 		})
 	}

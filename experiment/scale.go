@@ -4,7 +4,6 @@ import (
 	"slices"
 
 	"github.com/resalign/resalign/mini"
-	"github.com/resalign/resalign/train"
 )
 
 // scale is how large the experiment is. All of its parts follow from these numbers.
@@ -27,11 +26,10 @@ func published() scale {
 
 // adaptation is a fine-tuning on a set of the evaluation, and after how many steps the models are measured.
 type adaptation struct {
-	name      string
-	steps     []int
-	pictures  string          // the set; empty: that of the adaptation's name
-	harmful   float64         // share of harmful pictures mixed in
-	optimizer train.Optimizer // without a name: AdamW as in fineTuning
+	name     string
+	steps    []int
+	pictures string  // the set; empty: that of the adaptation's name
+	harmful  float64 // share of harmful pictures mixed in
 }
 
 // models tells an audit of one model whether the adaptation concerns it. The base model has nothing to recover, and is

@@ -21,7 +21,7 @@ func smallStudy() (studyScale, []arm) {
 	s := publishedStudy()
 	s.erase, s.budget, s.harmBatches, s.agreement = 2, 2*37.4+2*250, 1, 1
 	s.simulated = []int{1}
-	s.adaptations = []adaptation{{name: "diverse", steps: []int{1, 2}}, {name: "harmful-20", pictures: "diverse", harmful: 0.2, steps: []int{1}}}
+	s.adaptations = []adaptation{{name: "diverse", steps: []int{1, 2}}, {name: "harmful-5", pictures: "diverse", harmful: 0.05, steps: []int{1}}}
 	for i := range s.sets {
 		s.sets[i].Size = min(s.sets[i].Size, 24)
 	}
@@ -103,7 +103,7 @@ func checkStudyPublished(t *testing.T, y *Study, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"# Before\n", "# After\n", "Red stars after fine-tuning", "| SGD simulated, implicit (CG, γ = 1) |", "diverse 2", "20 % harmful 1", "Sgd, 1 steps"} {
+	for _, want := range []string{"# Before\n", "# After\n", "Red stars after fine-tuning", "| SGD simulated, implicit (CG, γ = 1) |", "diverse 2", "5 % harmful 1", "Sgd, 1 steps"} {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("the document has no %q:\n%s", want, text)
 		}

@@ -23,7 +23,7 @@ func (k cellKey) String() string {
 	if k.steps == 0 {
 		return "before"
 	}
-	name := map[string]string{"diverse": "diverse", "diverse-sgd": "diverse, SGD", "harmful-5": "5 % harmful", "harmful-20": "20 % harmful", "subject": "subject"}[k.adaptation]
+	name := map[string]string{"diverse": "diverse", "harmful-5": "5 % harmful", "subject": "subject"}[k.adaptation]
 	return fmt.Sprintf("%s %d", name, k.steps)
 }
 

@@ -234,8 +234,8 @@ func (t *trainer) direct(ctx context.Context, step, at int, harm *harmBatch, lam
 	point := t.outer.Point()
 	weight := t.directWeight(lambda)
 	loss := harm.loss
-	if weight < 0 {
-		loss.Cap = 0 // what is beyond the bound is part of the depth, and has to come back
+	if t.recipe.Objective.Depth > 0 {
+		loss.Cap = 0 // the depth that is held bounds it
 	}
 	value, whole, g, err := t.net.GradientWithError(ctx, point, t.theta, loss, harm.batch)
 	if err != nil {
