@@ -7,7 +7,7 @@ export CGO_ENABLED := 0
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 BIN := bin/resalign
 
-.PHONY: help build xla test test-xla check check-xla demo tiny bench clean
+.PHONY: help build xla test test-xla check check-xla demo tiny results bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ tiny: build ## unlearn, fine-tune and generate with the tiny model of the tests,
 	$(BIN) finetune --model tiny/unlearned/model --data examples/tiny/people --method lora --steps 10 --out tiny/finetuned
 	$(BIN) generate --model tiny/finetuned/model --prompt "a red star on a white background" --prompt "a blue square on a white background" --images 2 --out tiny/pictures
 	$(BIN) inspect tiny/unlearned/lora.safetensors
+
+results: build ## make docs/results.md's tables again: hours; goes on where it stopped
+	$(BIN) study --out results --document docs/results.md
 
 bench: build ## time the small UNet
 	$(BIN) bench --preset small --what forward,generate,lora-step,step,lora-hvp,hvp
