@@ -27,7 +27,7 @@ func smallStudy() (studyScale, []arm) {
 	}
 	var list []arm
 	for _, a := range arms() {
-		if slices.Contains([]string{Ascent, "adam-first-order", "sgd-implicit"}, a.name) {
+		if slices.Contains([]string{Ascent, "sgd-implicit"}, a.name) {
 			list = append(list, a)
 		}
 	}

@@ -206,12 +206,7 @@ func (u *unetCase) evaluate() ([]*engine.Tensor, error) {
 	n, nv := len(u.specs), len(u.v)
 	f, err := ad.Compile(u.engine, "UNet, gradient and Hessian products", func(_ *ad.Tape, in []*ad.Value) []*ad.Value {
 		p, v, batch := in[:n], in[n:n+nv], in[n+nv:]
-		c := sd.Conditions{Timesteps: batch[1], Context: batch[2]}
-		if u.model.XL {
-			c.Pooled, c.TimeIDs = batch[4], batch[5]
-		}
-		pred := u.model.UNet.Forward(params.Weights(p), batch[0], c)
-		loss := ad.MeanAll(ad.Square(ad.Sub(pred, batch[3])))
+		pred, loss := u.forward(p, batch)
 		out := []*ad.Value{pred, loss}
 		if !u.grad && !u.hvp && !u.hvpOfGrad {
 			return out
@@ -237,6 +232,16 @@ func (u *unetCase) evaluate() ([]*engine.Tensor, error) {
 	}
 	defer f.Free()
 	return f.Call(slices.Concat(params.Tensors, u.v, u.batch)...)
+}
+
+// forward is the prediction with the parameters p on the tensors of the batch, and its mean squared error.
+func (u *unetCase) forward(p, batch []*ad.Value) (pred, loss *ad.Value) {
+	c := sd.Conditions{Timesteps: batch[1], Context: batch[2]}
+	if u.model.XL {
+		c.Pooled, c.TimeIDs = batch[4], batch[5]
+	}
+	pred = u.model.UNet.Forward(u.model.UNetParams.Weights(p), batch[0], c)
+	return pred, ad.MeanAll(ad.Square(ad.Sub(pred, batch[3])))
 }
 
 func (u *unetCase) compareAll(out []*engine.Tensor) error {

@@ -89,11 +89,12 @@ type kind struct {
 
 func kinds() map[string]kind {
 	return map[string]kind{
-		"schedulers": {[]string{"tensors"}, checkSchedulers},
-		"tokenizer":  {[]string{"tokenizer", "tokens"}, checkTokenizer},
-		"pipeline":   {[]string{"model", "tensors"}, checkPipeline},
-		"unet":       {[]string{"model", "tensors"}, checkUNet},
-		"resalign":   {[]string{"model", "tensors"}, checkResAlign},
+		"schedulers":    {[]string{"tensors"}, checkSchedulers},
+		"tokenizer":     {[]string{"tokenizer", "tokens"}, checkTokenizer},
+		"pipeline":      {[]string{"model", "tensors"}, checkPipeline},
+		"unet":          {[]string{"model", "tensors"}, checkUNet},
+		"unet-sketches": {[]string{"model", "tensors"}, checkSketches},
+		"resalign":      {[]string{"model", "tensors"}, checkResAlign},
 	}
 }
 
