@@ -63,19 +63,21 @@ func towerSuffix(i int) string {
 	return fmt.Sprintf("_%d", i+1)
 }
 
-// writeRandom draws one tensor at a time: the largest UNets would not fit into memory twice.
+// writeRandom draws one tensor at a time, when its turn comes: SDXL's together take ten gigabytes.
 func writeRandom(path string, specs []nn.Spec, seed uint64) error {
-	var all []*weights.Tensor
-	for i := range specs {
-		params := RandomParams(specs[i:i+1], seed)
-		tensors, err := params.Export()
-		params.Free()
-		if err != nil {
-			return fmt.Errorf("%s: %w", path, err)
-		}
-		all = append(all, tensors...)
+	all := make([]weights.Deferred, len(specs))
+	for i, s := range specs {
+		all[i] = weights.Deferred{Name: s.Name, DType: weights.F32, Shape: s.Shape, Read: func() (*weights.Tensor, error) {
+			params := RandomParams(specs[i:i+1], seed)
+			defer params.Free()
+			tensors, err := params.Export()
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", path, err)
+			}
+			return tensors[0], nil
+		}}
 	}
-	return weights.Write(path, all, map[string]string{"format": "pt"})
+	return weights.WriteDeferred(path, all, map[string]string{"format": "pt"})
 }
 
 // object is a JSON object. Its keys are written in the order of the alphabet.
