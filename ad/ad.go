@@ -37,6 +37,13 @@ type Value struct {
 	parents []*Value
 	// vjp returns the cotangent of parent i given v, the cotangent of this value; nil where it is identically zero.
 	vjp func(v *Value, i int) *Value
+
+	// A joint stands for the results of a checkpoint, its children, and has no node. Its derivative is taken for all
+	// needed parents together, from the cotangents of the results, nil where there is none; last says that no derivative
+	// is taken of the outcome.
+	joint   func(cotangents []*Value, needed []bool, last bool) []*Value
+	outputs int // of a joint: the number of results
+	output  int // of a result: its position
 }
 
 // Compile prepares a function written with this package. See engine.Engine.NewFunction.
@@ -132,38 +139,75 @@ func (t *Tape) memoize(key string, make func() *graph.Node) *graph.Node {
 // Gradient returns the derivatives of the scalar y with respect to each of wrt, in their shapes. Where y does not
 // depend on a value its derivative is zeros.
 func Gradient(y *Value, wrt ...*Value) []*Value {
+	return gradient(y, wrt, true)
+}
+
+func gradient(y *Value, wrt []*Value, last bool) []*Value {
 	if y.Size() != 1 {
 		panic(fmt.Errorf("ad: gradient of an array of shape %v; only scalars have one", y.Dims()))
 	}
 	one := y.tape.Input(graph.Ones(y.tape.g, y.node.Shape()))
-	return Pullback(y, one, wrt...)
+	return pullback([]*Value{y}, []*Value{one}, wrt, last)
 }
 
 // Pullback returns the products of v, an array of y's shape, with the Jacobian of y with respect to each of wrt.
 func Pullback(y, v *Value, wrt ...*Value) []*Value {
-	reachable := collect(y)
+	return pullback([]*Value{y}, []*Value{v}, wrt, true)
+}
+
+// pullback is Pullback of several results, summed. last says that no derivative will be taken of the outcome, and is no
+// more than a hint to the order of computation.
+func pullback(ys, vs, wrt []*Value, last bool) []*Value {
+	reachable := collect(ys)
 	useful := markUseful(reachable, wrt)
-	cotangents := map[*Value]*Value{y: v}
+	cotangents := map[*Value]*Value{}
+	joints := map[*Value][]*Value{}
+	add := func(p, contribution *Value) {
+		if !slices.Equal(contribution.Dims(), p.Dims()) {
+			panic(fmt.Errorf("ad: derivative of shape %v for an array of shape %v", contribution.Dims(), p.Dims()))
+		}
+		if sum := cotangents[p]; sum != nil {
+			contribution = Add(sum, contribution)
+		}
+		cotangents[p] = contribution
+	}
+	for i, y := range ys {
+		add(y, vs[i])
+	}
 	for _, n := range slices.Backward(reachable) {
+		if !useful[n] {
+			continue
+		}
+		if c := joints[n]; c != nil {
+			needed := make([]bool, len(n.parents))
+			for i, p := range n.parents {
+				needed[i] = useful[p]
+			}
+			for i, contribution := range n.joint(c, needed, last) {
+				if contribution != nil {
+					add(n.parents[i], contribution)
+				}
+			}
+			continue
+		}
 		c := cotangents[n]
-		if c == nil || n.vjp == nil || !useful[n] {
+		if c == nil || n.vjp == nil {
 			continue
 		}
 		for i, p := range n.parents {
 			if !useful[p] {
 				continue
 			}
-			contribution := n.vjp(c, i)
-			if contribution == nil {
+			if p.joint != nil {
+				if joints[p] == nil {
+					joints[p] = make([]*Value, p.outputs)
+				}
+				joints[p][n.output] = c
 				continue
 			}
-			if !slices.Equal(contribution.Dims(), p.Dims()) {
-				panic(fmt.Errorf("ad: derivative of shape %v for an array of shape %v", contribution.Dims(), p.Dims()))
+			if contribution := n.vjp(c, i); contribution != nil {
+				add(p, contribution)
 			}
-			if sum := cotangents[p]; sum != nil {
-				contribution = Add(sum, contribution)
-			}
-			cotangents[p] = contribution
 		}
 	}
 	out := make([]*Value, len(wrt))
@@ -178,7 +222,7 @@ func Pullback(y, v *Value, wrt ...*Value) []*Value {
 // HessianProduct returns H·v for the Hessian H of the scalar y with respect to wrt; v has one array for each of wrt.
 // It is the gradient of ⟨∇y, v⟩: exact, at about three times the cost of a gradient.
 func HessianProduct(y *Value, wrt, v []*Value) []*Value {
-	return Gradient(Dot(Gradient(y, wrt...), v), wrt...)
+	return Gradient(Dot(gradient(y, wrt, false), v), wrt...)
 }
 
 // Dot is the inner product of two lists of arrays, a scalar.
@@ -198,10 +242,16 @@ func Dot(a, b []*Value) *Value {
 	return total
 }
 
-// collect returns every value that y depends on, and y, in order of creation.
-func collect(y *Value) []*Value {
-	seen := map[*Value]bool{y: true}
-	list := []*Value{y}
+// collect returns every value that ys depend on, and ys, in order of creation.
+func collect(ys []*Value) []*Value {
+	seen := map[*Value]bool{}
+	var list []*Value
+	for _, y := range ys {
+		if !seen[y] {
+			seen[y] = true
+			list = append(list, y)
+		}
+	}
 	for i := 0; i < len(list); i++ {
 		for _, p := range list[i].parents {
 			if !seen[p] {
@@ -221,7 +271,7 @@ func markUseful(values, wrt []*Value) map[*Value]bool {
 		useful[w] = true
 	}
 	for _, v := range values {
-		if v.vjp == nil {
+		if v.vjp == nil && v.joint == nil {
 			continue
 		}
 		for _, p := range v.parents {

@@ -84,6 +84,8 @@ type Options struct {
 	// Simulations and InnerSteps are those of an outer step; 0: one simulation of two steps. The public recipe has three
 	// of fifteen, for which the report holds a projection.
 	Simulations, InnerSteps int
+	// GradientCheckpointing computes derivatives with less memory, see sd.Model.
+	GradientCheckpointing bool
 	// OnStart, if set, is told what is measured next.
 	OnStart func(what string)
 }
@@ -150,6 +152,7 @@ type Report struct {
 	Latent       int           `json:"latent"` // side of the latents
 	Size         int           `json:"size"`   // side of the pictures in pixels
 	DType        string        `json:"dtype"`
+	Checkpoints  bool          `json:"gradient_checkpointing"`
 	Engine       string        `json:"engine"`
 	Threads      int           `json:"threads"`
 	Go           string        `json:"go"`
@@ -173,9 +176,11 @@ func Run(ctx context.Context, e *engine.Engine, o Options) (*Report, error) {
 	}
 	defer c.free()
 	c.outerBatch = o.Batch
+	c.model.GradientCheckpointing = o.GradientCheckpointing
 	report := &Report{
 		Preset: p.name, Batch: p.batch, Latent: p.side, Engine: e.Description(), Threads: runtime.GOMAXPROCS(0),
 		Go: runtime.Version(), Parameters: c.model.UNetParams.Count(), Size: p.side * p.pixels, DType: DTypes()[0],
+		Checkpoints:  o.GradientCheckpointing,
 		ForwardFLOPs: c.forwardFLOPs(),
 	}
 	for _, what := range Works() {

@@ -44,6 +44,15 @@ func Fill(ctx context.Context, e *engine.Engine, l List, dir string, h FillHooks
 		return filled, err
 	}
 	defer m.Free()
+	for _, file := range l.Embeddings {
+		c, err := sd.ReadConcept(file)
+		if err != nil {
+			return filled, err
+		}
+		if err := m.Learn(c); err != nil {
+			return filled, fmt.Errorf("%s: %w", file, err)
+		}
+	}
 	net := denoise.NewNetwork(m)
 	defer net.Free()
 	generators, err := l.generators(ctx, net, h) // before the folder is made, so that a bad setting leaves no trace

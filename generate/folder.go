@@ -39,6 +39,10 @@ type folderSettings struct {
 	Width     int     `json:"width,omitempty"`
 	Batch     int     `json:"batch,omitempty"`
 	Seed      uint64  `json:"seed"`
+
+	VAESlicing  bool `json:"vae_slicing,omitempty"`
+	VAETiling   bool `json:"vae_tiling,omitempty"`
+	VAETileSize int  `json:"vae_tile_size,omitempty"`
 }
 
 // open makes the folder, or checks that it was made with the same settings.
@@ -105,6 +109,9 @@ func (s folderSettings) difference(o folderSettings) string {
 	note("width", s.Width, o.Width)
 	note("batch", s.Batch, o.Batch)
 	note("seed", s.Seed, o.Seed)
+	note("VAE slicing", s.VAESlicing, o.VAESlicing)
+	note("VAE tiling", s.VAETiling, o.VAETiling)
+	note("VAE tile size", s.VAETileSize, o.VAETileSize)
 	return strings.Join(parts, ", ")
 }
 

@@ -26,6 +26,14 @@ type Options struct {
 	// Batch is how many pictures go through the model at once; 0: one. Other numbers may change the last bits of a
 	// picture, as matrix products are then cut differently; which pictures keep it company never does.
 	Batch int `toml:"batch"`
+
+	// VAESlicing decodes the pictures of a batch one at a time: less memory, the same pictures but for the last bits.
+	VAESlicing bool `toml:"vae_slicing"`
+	// VAETiling decodes pictures larger than a tile by overlapping tiles, one at a time: memory is bounded whatever their
+	// size. Pictures change a little; see sd.VAEMemory.
+	VAETiling bool `toml:"vae_tiling"`
+	// VAETileSize is the side of a tile in pixels; 0: the size the VAE was trained on.
+	VAETileSize int `toml:"vae_tile_size"`
 }
 
 // Defaults are the settings of the published evaluation: 30 steps, guidance 7.5, the model's own scheduler and size.
@@ -40,6 +48,7 @@ type Generator struct {
 	negative *sd.Embedding
 	cache    *data.Cache
 	h, w     int // of the latents
+	memory   sd.VAEMemory
 }
 
 // New prepares a generator. The cache keeps text embeddings; nil computes them anew.
@@ -66,6 +75,9 @@ func New(ctx context.Context, net *denoise.Network, point denoise.Point, o Optio
 	if g.h, g.w, err = m.LatentSize(o.Height, o.Width); err != nil {
 		return nil, fmt.Errorf("generate: %w", err)
 	}
+	if g.memory, err = o.memory(m); err != nil {
+		return nil, fmt.Errorf("generate: %w", err)
+	}
 	if _, err := g.sampler(nil); err != nil {
 		return nil, fmt.Errorf("generate: %w", err)
 	}
@@ -75,6 +87,21 @@ func New(ctx context.Context, net *denoise.Network, point denoise.Point, o Optio
 		}
 	}
 	return g, nil
+}
+
+func (o Options) memory(m *sd.Model) (sd.VAEMemory, error) {
+	s := sd.VAEMemory{Slicing: o.VAESlicing}
+	if !o.VAETiling {
+		if o.VAETileSize != 0 {
+			return s, fmt.Errorf("vae_tile_size = %d is for tiles; turn vae_tiling on as well", o.VAETileSize)
+		}
+		return s, nil
+	}
+	var err error
+	if s.Tile, err = m.TileSize(o.VAETileSize); err != nil {
+		return s, fmt.Errorf("vae_tile_size: %w", err)
+	}
+	return s, nil
 }
 
 // maxBatch bounds what a typing mistake can ask of the memory.
@@ -143,7 +170,7 @@ func (g *Generator) batch(ctx context.Context, requests []Request) ([]*Picture, 
 	if err != nil {
 		return nil, err
 	}
-	pixels, err := g.net.Model.DecodeBatch(ctx, latents, g.options.Batch, g.h, g.w)
+	pixels, err := g.net.Model.DecodeSparing(ctx, latents, g.options.Batch, g.h, g.w, g.memory)
 	if err != nil {
 		return nil, err
 	}

@@ -16,12 +16,13 @@ import (
 // List is the pictures of a list of prompts, for a folder that [Fill] fills.
 type List struct {
 	Options
-	Model   string // a diffusers directory
-	LoRA    string // file of an adapter to merge into the model first; empty: none
-	Prompts []data.Prompt
-	Images  int    // of each prompt
-	Seed    uint64 // of the prompts that have none of their own
-	Shard   Shard
+	Model      string   // a diffusers directory
+	LoRA       string   // file of an adapter to merge into the model first; empty: none
+	Embeddings []string // files of words that Textual Inversion learnt, for the prompts
+	Prompts    []data.Prompt
+	Images     int    // of each prompt
+	Seed       uint64 // of the prompts that have none of their own
+	Shard      Shard
 }
 
 // MaxImages is how many pictures a prompt can have: what the two digits of a picture's name hold.
@@ -40,6 +41,12 @@ func (l List) Validate() error {
 		return &SettingError{"images", fmt.Sprintf("%d must lie between 1 and %d", l.Images, MaxImages)}
 	case !l.Shard.valid():
 		return &SettingError{"shard", fmt.Sprintf("%d/%d is not one of i/n with i from 0 to n−1", l.Shard.Index, l.Shard.Of)}
+	case l.Batch < 0 || l.Batch > maxBatch:
+		return &SettingError{"batch", fmt.Sprintf("%d must lie between 0 and %d", l.Batch, maxBatch)}
+	case l.VAETileSize != 0 && !l.VAETiling:
+		return &SettingError{"vae-tile-size", fmt.Sprintf("%d is for tiles; turn vae-tiling on as well", l.VAETileSize)}
+	case l.VAETileSize < 0:
+		return &SettingError{"vae-tile-size", fmt.Sprintf("%d must not be below 0", l.VAETileSize)}
 	case len(l.Prompts) == 0:
 		return &SettingError{"prompts", "are missing; give at least one"}
 	}
@@ -103,7 +110,7 @@ func (l List) tasks(images int) []task {
 func (l List) settings(m *sd.Model) (folderSettings, error) {
 	s := folderSettings{
 		Steps: l.Steps, Guidance: l.Guidance, Scheduler: l.Scheduler, Negative: l.Negative, Height: l.Height, Width: l.Width,
-		Batch: l.Batch, Seed: l.Seed,
+		Batch: l.Batch, Seed: l.Seed, VAESlicing: l.VAESlicing, VAETiling: l.VAETiling, VAETileSize: l.VAETileSize,
 	}
 	hash := sha256.New()
 	components := []string{"unet", "vae", "scheduler"}

@@ -66,6 +66,9 @@ func NewConv(b Builder, in, out int, window ad.Window) Conv {
 	}
 }
 
+// Path is the module's name in the checkpoint, the key of adapters.
+func (c Conv) Path() string { return c.path }
+
 // Apply maps x [B, H, W, in] to [B, H', W', out].
 func (c Conv) Apply(w *Weights, x *ad.Value) *ad.Value {
 	y := ad.Conv2D(x, w.value(c.weight), c.window)

@@ -122,8 +122,9 @@ func (b Builder) Param(name string, s Spec) string {
 
 // Weights gives the parameters of one evaluation their values, and carries the adapters that lie on top.
 type Weights struct {
-	values   map[string]*ad.Value
-	adapters []map[string]Factors
+	values     map[string]*ad.Value
+	adapters   []map[string]Factors
+	checkpoint bool
 }
 
 // Factors are the low-rank update of one layer: y += Scale · up(down(x)). For a convolution down is one of the same
@@ -148,7 +149,7 @@ func NewWeights(names []string, values []*ad.Value) *Weights {
 
 // With returns the weights with some of the parameters replaced.
 func (w *Weights) With(names []string, values []*ad.Value) *Weights {
-	next := &Weights{values: make(map[string]*ad.Value, len(w.values)), adapters: w.adapters}
+	next := &Weights{values: make(map[string]*ad.Value, len(w.values)), adapters: w.adapters, checkpoint: w.checkpoint}
 	for n, v := range w.values {
 		next.values[n] = v
 	}
@@ -163,7 +164,7 @@ func (w *Weights) With(names []string, values []*ad.Value) *Weights {
 
 // WithAdapter returns the weights with one more adapter, by the module path of the layers it sits on.
 func (w *Weights) WithAdapter(factors map[string]Factors) *Weights {
-	next := &Weights{values: w.values}
+	next := &Weights{values: w.values, checkpoint: w.checkpoint}
 	next.adapters = append(slices.Clone(w.adapters), factors)
 	return next
 }

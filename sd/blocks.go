@@ -7,6 +7,7 @@ import (
 
 // resnet is diffusers' ResnetBlock2D: two normalised convolutions around a time embedding, plus the input.
 type resnet struct {
+	path         []string
 	norm1, norm2 nn.GroupNorm
 	conv1, conv2 nn.Conv
 	time         *nn.Linear // nil in autoencoders
@@ -21,6 +22,7 @@ type resnetConfig struct {
 
 func newResnet(b nn.Builder, in, out int, c resnetConfig) resnet {
 	r := resnet{
+		path:  []string{b.Path()},
 		norm1: nn.NewGroupNorm(b.At("norm1"), c.groups, in, c.eps),
 		conv1: nn.NewConv(b.At("conv1"), in, out, ad.Same(3, 1)),
 	}
@@ -37,8 +39,29 @@ func newResnet(b nn.Builder, in, out int, c resnetConfig) resnet {
 	return r
 }
 
-// apply maps x [B, H, W, in] and the activated time embedding temb [B, T] to [B, H, W, out].
-func (r resnet) apply(w *nn.Weights, x, temb *ad.Value) *ad.Value {
+// apply maps x [B, H, W, in] and the activated time embedding temb [B, T] to [B, H, W, out]. x may come in parts, which
+// are joined by channels; temb is nil in autoencoders.
+func (r resnet) apply(w *nn.Weights, temb *ad.Value, x ...*ad.Value) *ad.Value {
+	in := x
+	if temb != nil {
+		in = append([]*ad.Value{temb}, x...)
+	}
+	return w.Block(r.path, func(w *nn.Weights, in []*ad.Value) *ad.Value {
+		if temb == nil {
+			return r.forward(w, nil, join(in))
+		}
+		return r.forward(w, in[0], join(in[1:]))
+	}, in...)
+}
+
+func join(parts []*ad.Value) *ad.Value {
+	if len(parts) == 1 {
+		return parts[0]
+	}
+	return ad.Concat(-1, parts...)
+}
+
+func (r resnet) forward(w *nn.Weights, temb, x *ad.Value) *ad.Value {
 	h := r.conv1.Apply(w, nn.SiLU(r.norm1.Apply(w, x)))
 	if r.time != nil {
 		t := r.time.Apply(w, temb)
@@ -53,6 +76,7 @@ func (r resnet) apply(w *nn.Weights, x, temb *ad.Value) *ad.Value {
 
 // spatialTransformer is diffusers' Transformer2DModel: pixels as a sequence that attends to itself and to the text.
 type spatialTransformer struct {
+	enter           []string // paths of the norm and the first projection
 	norm            nn.GroupNorm
 	linear          bool
 	projIn, projOut nn.Linear
@@ -61,7 +85,7 @@ type spatialTransformer struct {
 }
 
 func newSpatialTransformer(b nn.Builder, channels, heads, depth int, c UNetConfig) spatialTransformer {
-	t := spatialTransformer{linear: c.LinearProj}
+	t := spatialTransformer{linear: c.LinearProj, enter: []string{b.At("norm").Path(), b.At("proj_in").Path()}}
 	t.norm = nn.NewGroupNorm(b.At("norm"), c.Groups, channels, 1e-6) // Transformer2DModel fixes this epsilon
 	if t.linear {
 		t.projIn = nn.NewLinear(b.At("proj_in"), channels, channels, true)
@@ -90,15 +114,16 @@ func (t spatialTransformer) linears() []nn.Linear {
 
 func (t spatialTransformer) apply(w *nn.Weights, x, context *ad.Value) *ad.Value {
 	d := x.Dims()
-	h := t.norm.Apply(w, x)
-	if t.linear {
-		h = t.projIn.Apply(w, h)
-	} else {
-		h = t.convIn.Apply(w, h)
-	}
+	h := w.Block(t.enter, func(w *nn.Weights, in []*ad.Value) *ad.Value {
+		h := t.norm.Apply(w, in[0])
+		if t.linear {
+			return t.projIn.Apply(w, h)
+		}
+		return t.convIn.Apply(w, h)
+	}, x)
 	h = ad.Reshape(h, d[0], d[1]*d[2], d[3])
 	for _, b := range t.blocks {
-		h = b.apply(w, h, context)
+		h = w.Block(b.path, func(w *nn.Weights, in []*ad.Value) *ad.Value { return b.apply(w, in[0], in[1]) }, h, context)
 	}
 	h = ad.Reshape(h, d...)
 	if t.linear {
@@ -111,6 +136,7 @@ func (t spatialTransformer) apply(w *nn.Weights, x, context *ad.Value) *ad.Value
 
 // transformerBlock is diffusers' BasicTransformerBlock.
 type transformerBlock struct {
+	path                []string
 	norm1, norm2, norm3 nn.LayerNorm
 	attn1, attn2        attention
 	gate, out           nn.Linear // feed-forward with a gated GELU
@@ -120,6 +146,7 @@ func newTransformerBlock(b nn.Builder, width, heads, context int) transformerBlo
 	const eps = 1e-5
 	const expansion = 4 // FeedForward's mult
 	return transformerBlock{
+		path:  []string{b.Path()},
 		norm1: nn.NewLayerNorm(b.At("norm1"), width, eps),
 		attn1: newAttention(b.At("attn1"), width, width, heads),
 		norm2: nn.NewLayerNorm(b.At("norm2"), width, eps),

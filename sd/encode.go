@@ -119,11 +119,16 @@ type Moments struct {
 
 // EncodePicture maps a picture [3, height, width] in [−1, 1] to the moments of its latents.
 func (m *Model) EncodePicture(ctx context.Context, pixels []float32, height, width int) (Moments, error) {
-	if ctx.Err() != nil {
-		return Moments{}, context.Cause(ctx)
-	}
 	if _, _, err := m.LatentSize(height, width); err != nil {
 		return Moments{}, err
+	}
+	return m.encode(ctx, pixels, height, width)
+}
+
+// encode takes every size that fits the autoencoder, also where it does not fit the UNet.
+func (m *Model) encode(ctx context.Context, pixels []float32, height, width int) (Moments, error) {
+	if ctx.Err() != nil {
+		return Moments{}, context.Cause(ctx)
 	}
 	n := len(m.VAEParams.Tensors)
 	f, err := m.function("vae encoder", func(_ *ad.Tape, in []*ad.Value) []*ad.Value {

@@ -36,6 +36,10 @@ type Model struct {
 	// without a negative prompt is all zeros.
 	XL, ForceZeros bool
 
+	// GradientCheckpointing makes derivatives through the UNet keep only the inputs of its blocks and compute the rest
+	// again: less memory, more time, the same results to rounding. Set it before networks are made of the model.
+	GradientCheckpointing bool
+
 	mu        sync.Mutex
 	functions map[string]*engine.Function
 	hashes    map[string]string

@@ -6,18 +6,23 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/resalign/resalign/files"
 	"github.com/resalign/resalign/weights"
 )
 
 // Save writes the pipeline with the UNet's weights replaced, and with the text encoders' where an adapter was merged into
-// them: everything else is copied from the model's own directory as it is. Each such component goes into one safetensors
+// them or where texts gives others, in the order of Towers: everything else is copied from the model's own directory as it is. Each such component goes into one safetensors
 // file with the names, shapes and data types it was read with. The folder dir must be new or empty, and it appears only
 // when it is complete.
-func (m *Model) Save(dir string, unet *Params) error {
+func (m *Model) Save(dir string, unet *Params, texts ...*Params) error {
+	towers := slices.Clone(m.Towers)
+	for i, p := range texts {
+		towers[i].Params, towers[i].changed = p, true
+	}
 	changed := map[string]bool{"unet": true}
-	for _, t := range m.Towers {
+	for _, t := range towers {
 		changed[t.Name] = t.changed
 	}
 	return files.WriteFolder(dir, func(partial string) error {
@@ -27,7 +32,7 @@ func (m *Model) Save(dir string, unet *Params) error {
 		if err := m.saveComponent(partial, "unet", UNetWeightsName, unet); err != nil {
 			return err
 		}
-		for _, t := range m.Towers {
+		for _, t := range towers {
 			if !t.changed {
 				continue
 			}

@@ -123,7 +123,8 @@ type Conditions struct {
 	TimeIDs   *ad.Value // SDXL only: [B, 6]: original height, width, crop top, left, target height, width, in pixels
 }
 
-// Forward predicts noise or velocity [B, C, H, W] from noisy latents of that shape.
+// Forward predicts noise or velocity [B, C, H, W] from noisy latents of that shape. Its blocks, resnets, transformer
+// blocks and what lies between them, are what weights WithCheckpoints compute again.
 func (u *UNet) Forward(w *nn.Weights, latents *ad.Value, c Conditions) *ad.Value {
 	if err := u.Config.CheckLatents(latents.Dim(2), latents.Dim(3)); err != nil {
 		panic(err)
@@ -136,34 +137,46 @@ func (u *UNet) Forward(w *nn.Weights, latents *ad.Value, c Conditions) *ad.Value
 	skips := []*ad.Value{x}
 	for _, l := range u.down {
 		for j, r := range l.resnets {
-			x = r.apply(w, x, temb)
+			x = r.apply(w, temb, x)
 			if len(l.attentions) > 0 {
 				x = l.attentions[j].apply(w, x, c.Context)
 			}
 			skips = append(skips, x)
 		}
 		if l.resample != nil {
-			x = l.resample.Apply(w, x)
+			x = resample(w, l.resample, x, false)
 			skips = append(skips, x)
 		}
 	}
-	x = u.mid.resnets[0].apply(w, x, temb)
+	x = u.mid.resnets[0].apply(w, temb, x)
 	x = u.mid.attentions[0].apply(w, x, c.Context)
-	x = u.mid.resnets[1].apply(w, x, temb)
+	x = u.mid.resnets[1].apply(w, temb, x)
 	for _, l := range u.up {
 		for j, r := range l.resnets {
-			x = r.apply(w, ad.Concat(-1, x, skips[len(skips)-1]), temb)
+			x = r.apply(w, temb, x, skips[len(skips)-1])
 			skips = skips[:len(skips)-1]
 			if len(l.attentions) > 0 {
 				x = l.attentions[j].apply(w, x, c.Context)
 			}
 		}
 		if l.resample != nil {
-			x = l.resample.Apply(w, ad.Upsample2(x))
+			x = resample(w, l.resample, x, true)
 		}
 	}
-	x = u.convOut.Apply(w, nn.SiLU(u.normOut.Apply(w, x)))
+	x = w.Block([]string{"conv_norm_out", "conv_out"}, func(w *nn.Weights, in []*ad.Value) *ad.Value {
+		return u.convOut.Apply(w, nn.SiLU(u.normOut.Apply(w, in[0])))
+	}, x)
 	return ad.Transpose(x, 0, 3, 1, 2)
+}
+
+// resample goes to the next level, up or down.
+func resample(w *nn.Weights, conv *nn.Conv, x *ad.Value, up bool) *ad.Value {
+	return w.Block([]string{conv.Path()}, func(w *nn.Weights, in []*ad.Value) *ad.Value {
+		if up {
+			return conv.Apply(w, ad.Upsample2(in[0]))
+		}
+		return conv.Apply(w, in[0])
+	}, x)
 }
 
 // timeEmbedding is [B, TimeWidth], with SiLU already applied: every resnet begins with it.

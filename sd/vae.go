@@ -172,7 +172,7 @@ func (v *VAE) Encode(w *nn.Weights, pictures *ad.Value) (mean, logVariance *ad.V
 	x := e.in.Apply(w, ad.Transpose(pictures, 0, 2, 3, 1))
 	for _, l := range e.levels {
 		for _, r := range l.resnets {
-			x = r.apply(w, x, nil)
+			x = r.apply(w, nil, x)
 		}
 		if l.resample != nil {
 			x = l.resample.Apply(w, x)
@@ -200,7 +200,7 @@ func (v *VAE) Decode(w *nn.Weights, latents *ad.Value) *ad.Value {
 	x = d.middle(w, d.in.Apply(w, x))
 	for _, l := range d.levels {
 		for _, r := range l.resnets {
-			x = r.apply(w, x, nil)
+			x = r.apply(w, nil, x)
 		}
 		if l.resample != nil {
 			x = l.resample.Apply(w, ad.Upsample2(x))
@@ -210,11 +210,11 @@ func (v *VAE) Decode(w *nn.Weights, latents *ad.Value) *ad.Value {
 }
 
 func (h vaeHalf) middle(w *nn.Weights, x *ad.Value) *ad.Value {
-	x = h.midResnets[0].apply(w, x, nil)
+	x = h.midResnets[0].apply(w, nil, x)
 	if h.mid != nil {
 		x = h.mid.apply(w, x)
 	}
-	return h.midResnets[1].apply(w, x, nil)
+	return h.midResnets[1].apply(w, nil, x)
 }
 
 // pixelAttention is the single-head self-attention in the middle of the autoencoder.
