@@ -16,7 +16,8 @@ import (
 type Batch struct {
 	Noisy     *engine.Tensor // [B, C, h, w]: noised latents
 	Timesteps *engine.Tensor // [B]
-	Context   *engine.Tensor // [B, tokens, width]
+	Context   *engine.Tensor // [B, tokens, width]; nil with IDs
+	IDs       *engine.Tensor // [B, tokens], int32: in place of Context, for a network with a text encoder
 	Target    *engine.Tensor // [B, C, h, w]: noise or velocity, or what a teacher predicts
 	Weights   *engine.Tensor // [B]
 	Pooled    *engine.Tensor // SDXL: [B, width]
@@ -26,6 +27,9 @@ type Batch struct {
 // conditions are the inputs of a prediction, in the order in which predict takes them.
 func (b *Batch) conditions(xl bool) []*engine.Tensor {
 	in := []*engine.Tensor{b.Noisy, b.Timesteps, b.Context}
+	if b.IDs != nil {
+		in[2] = b.IDs
+	}
 	if xl {
 		in = append(in, b.Pooled, b.TimeIDs)
 	}
@@ -39,7 +43,7 @@ func (b *Batch) inputs(xl bool) []*engine.Tensor {
 
 // Free releases the batch.
 func (b *Batch) Free() {
-	engine.Free(b.Noisy, b.Timesteps, b.Context, b.Target, b.Weights, b.Pooled, b.TimeIDs)
+	engine.Free(b.Noisy, b.Timesteps, b.Context, b.IDs, b.Target, b.Weights, b.Pooled, b.TimeIDs)
 }
 
 // WithTarget is the same batch with another target, which the new batch shares everything else with.
@@ -55,6 +59,7 @@ type Sample struct {
 	Noise     []float32 // [C, h, w]
 	Timestep  int
 	Embedding *sd.Embedding
+	IDs       []int32    // [tokens]: in place of Embedding, for a network with a text encoder
 	Weight    float64    // in the loss; the weights of a batch usually add up to 1
 	TimeIDs   [6]float32 // SDXL: original height, width, crop top, left, target height, width
 }
@@ -65,15 +70,11 @@ func NewBatch(m *sd.Model, samples []Sample, h, w int) (*Batch, error) {
 	if len(samples) == 0 {
 		return nil, fmt.Errorf("denoise: a batch without samples")
 	}
-	first := samples[0].Embedding
 	channels := m.UNet.Config.InChannels
-	var noisy, target, context, pooled, ids, weights, steps []float32
+	var noisy, target, weights, steps []float32
 	for _, s := range samples {
 		if len(s.Latents) != channels*h*w || len(s.Noise) != len(s.Latents) {
 			return nil, fmt.Errorf("denoise: latents of %d and noise of %d numbers do not fill %d×%d×%d", len(s.Latents), len(s.Noise), channels, h, w)
-		}
-		if s.Embedding.Tokens != first.Tokens || s.Embedding.Width != first.Width {
-			return nil, fmt.Errorf("denoise: text embeddings of different sizes in one batch")
 		}
 		n, err := m.Schedule.AddNoise(s.Latents, s.Noise, []int{s.Timestep})
 		if err != nil {
@@ -84,20 +85,46 @@ func NewBatch(m *sd.Model, samples []Sample, h, w int) (*Batch, error) {
 			return nil, err
 		}
 		noisy, target = append(noisy, n...), append(target, t...)
-		context, pooled = append(context, s.Embedding.Context...), append(pooled, s.Embedding.Pooled...)
-		ids, weights, steps = append(ids, s.TimeIDs[:]...), append(weights, float32(s.Weight)), append(steps, float32(s.Timestep))
+		weights, steps = append(weights, float32(s.Weight)), append(steps, float32(s.Timestep))
+	}
+	b := &Batch{}
+	if err := b.putPrompts(m, samples); err != nil {
+		return nil, err
 	}
 	size := len(samples)
-	b := &Batch{
-		Noisy: engine.Float32s(noisy, size, channels, h, w), Target: engine.Float32s(target, size, channels, h, w),
-		Timesteps: engine.Float32s(steps, size), Weights: engine.Float32s(weights, size),
-		Context: engine.Float32s(context, size, first.Tokens, first.Width),
+	b.Noisy, b.Target = engine.Float32s(noisy, size, channels, h, w), engine.Float32s(target, size, channels, h, w)
+	b.Timesteps, b.Weights = engine.Float32s(steps, size), engine.Float32s(weights, size)
+	return b, nil
+}
+
+// putPrompts puts what samples are conditioned on beside the timestep on the device.
+func (b *Batch) putPrompts(m *sd.Model, samples []Sample) error {
+	size := len(samples)
+	if tokens := len(samples[0].IDs); tokens > 0 {
+		var ids []int32
+		for _, s := range samples {
+			if len(s.IDs) != tokens {
+				return fmt.Errorf("denoise: prompts of %d and %d tokens in one batch", tokens, len(s.IDs))
+			}
+			ids = append(ids, s.IDs...)
+		}
+		b.IDs = engine.Int32s(ids, size, tokens)
+		return nil
 	}
+	first := samples[0].Embedding
+	var context, pooled, ids []float32
+	for _, s := range samples {
+		if s.Embedding.Tokens != first.Tokens || s.Embedding.Width != first.Width {
+			return fmt.Errorf("denoise: text embeddings of different sizes in one batch")
+		}
+		context, pooled, ids = append(context, s.Embedding.Context...), append(pooled, s.Embedding.Pooled...), append(ids, s.TimeIDs[:]...)
+	}
+	b.Context = engine.Float32s(context, size, first.Tokens, first.Width)
 	if m.XL {
 		b.Pooled = engine.Float32s(pooled, size, len(first.Pooled))
 		b.TimeIDs = engine.Float32s(ids, size, 6)
 	}
-	return b, nil
+	return nil
 }
 
 // Draw adds what is random to a sample: the latents from their moments, the noise, and a timestep uniform over the

@@ -10,6 +10,7 @@ import (
 	"github.com/resalign/resalign/data"
 	"github.com/resalign/resalign/random"
 	"github.com/resalign/resalign/sd"
+	"github.com/resalign/resalign/tokenizer"
 	"github.com/resalign/resalign/train"
 )
 
@@ -35,6 +36,13 @@ type DatasetOptions struct {
 	// CaptionDropout is the share of samples whose prompt is replaced by the empty one, which keeps the unconditional
 	// prediction that guidance needs.
 	CaptionDropout float64
+	// SNRGamma, if above 0, weighs each sample by [MinSNR] at its timestep.
+	SNRGamma float64
+	// NoiseOffset, if above 0, times one normal number for each sample and channel is added to the noise, so that the mean
+	// of a picture is noised as well (diffusers' training scripts).
+	NoiseOffset float64
+	// Tokenizer, if not nil, makes samples hold token ids in place of embeddings, for a network with a text encoder.
+	Tokenizer *tokenizer.Tokenizer
 }
 
 // NewDataset joins a mixture of folders with the model that encodes them. warn receives a sentence for each prompt that
@@ -48,6 +56,12 @@ func NewDataset(name string, m *sd.Model, mixture data.Mixture, p data.Preproces
 	}
 	if o.CaptionDropout < 0 || o.CaptionDropout > 1 {
 		return nil, fmt.Errorf("data %s: caption_dropout = %v must lie between 0 and 1", name, o.CaptionDropout)
+	}
+	if !finiteNotNegative(o.SNRGamma) {
+		return nil, fmt.Errorf("data %s: snr_gamma = %v must be a finite number, not below 0", name, o.SNRGamma)
+	}
+	if !finiteNotNegative(o.NoiseOffset) {
+		return nil, fmt.Errorf("data %s: noise_offset = %v must be a finite number, not below 0", name, o.NoiseOffset)
 	}
 	if warn == nil {
 		warn = func(string) {}
@@ -79,7 +93,7 @@ func (d *Dataset) Prepare(ctx context.Context, finish <-chan struct{}, progress 
 			if closed(finish) {
 				return train.ErrInterrupted
 			}
-			if _, err := d.embedding(ctx, part.Folder.Pictures[k].Caption); err != nil {
+			if err := d.setPrompt(ctx, &Sample{}, part.Folder.Pictures[k].Caption); err != nil {
 				return err
 			}
 			flips := []bool{false}
@@ -101,8 +115,7 @@ func (d *Dataset) Prepare(ctx context.Context, finish <-chan struct{}, progress 
 		return train.ErrInterrupted
 	}
 	if d.options.CaptionDropout > 0 {
-		_, err := d.embedding(ctx, "")
-		return err
+		return d.setPrompt(ctx, &Sample{}, "")
 	}
 	return nil
 }
@@ -135,7 +148,7 @@ func (d *Dataset) Sampler(seed uint64, purpose string, size int) (*Sampler, erro
 	return &Sampler{set: d, batches: b, seed: seed, purpose: purpose, size: size}, nil
 }
 
-// Samples are the samples of a step, with equal weights that add up to weight.
+// Samples are the samples of a step, with equal weights that add up to weight, before those of the timesteps.
 func (s *Sampler) Samples(ctx context.Context, step int, weight float64) ([]Sample, error) {
 	d := s.set
 	out := make([]Sample, 0, s.size)
@@ -149,11 +162,20 @@ func (s *Sampler) Samples(ctx context.Context, step int, weight float64) ([]Samp
 		if stream.Float64() < d.options.CaptionDropout {
 			caption = ""
 		}
-		e, err := d.embedding(ctx, caption)
-		if err != nil {
+		sample := Draw(d.model, d.model.Schedule, moments, nil, weight/float64(s.size), stream)
+		if err := d.setPrompt(ctx, &sample, caption); err != nil {
 			return nil, err
 		}
-		sample := Draw(d.model, d.model.Schedule, moments, e, weight/float64(s.size), stream)
+		if d.options.NoiseOffset > 0 {
+			offsetNoise(sample.Noise, d.model.UNet.Config.InChannels, d.options.NoiseOffset, random.New(s.seed, s.purpose, "noise offset", step*s.size+place))
+		}
+		if d.options.SNRGamma > 0 {
+			signal, noise, err := d.model.Schedule.Coefficients(sample.Timestep)
+			if err != nil {
+				return nil, err
+			}
+			sample.Weight *= MinSNR(d.model.Scheduler.PredictionType, signal, noise, d.options.SNRGamma)
+		}
 		side := float32(d.preprocess.Resolution)
 		sample.TimeIDs = [6]float32{side, side, 0, 0, side, side}
 		out = append(out, sample)
@@ -251,20 +273,30 @@ func (d *Dataset) contentHash(draw data.Draw) (string, error) {
 	return d.contents[at], nil
 }
 
-func (d *Dataset) embedding(ctx context.Context, prompt string) (*sd.Embedding, error) {
-	e, err := CachedEmbedding(ctx, d.model, d.cache, prompt)
-	if err != nil {
-		return nil, err
+// setPrompt conditions a sample on a prompt.
+func (d *Dataset) setPrompt(ctx context.Context, s *Sample, prompt string) (err error) {
+	if d.options.Tokenizer != nil {
+		var cut string
+		s.IDs, cut = d.options.Tokenizer.Encode(prompt)
+		d.warnCut(prompt, len(s.IDs), cut)
+		return nil
 	}
-	if e.Cut != "" {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		if !d.warned[prompt] {
-			d.warned[prompt] = true
-			d.warn(fmt.Sprintf("data %s: a prompt is longer than %d tokens; cut off: %q", d.Name, e.Tokens, e.Cut))
-		}
+	if s.Embedding, err = CachedEmbedding(ctx, d.model, d.cache, prompt); err == nil {
+		d.warnCut(prompt, s.Embedding.Tokens, s.Embedding.Cut)
 	}
-	return e, nil
+	return err
+}
+
+func (d *Dataset) warnCut(prompt string, tokens int, cut string) {
+	if cut == "" {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.warned[prompt] {
+		d.warned[prompt] = true
+		d.warn(fmt.Sprintf("data %s: a prompt is longer than %d tokens; cut off: %q", d.Name, tokens, cut))
+	}
 }
 
 // CachedEmbedding is sd.Model.EncodePrompt through a cache.
@@ -306,3 +338,19 @@ func CachedEmbedding(ctx context.Context, m *sd.Model, cache *data.Cache, prompt
 
 // Size is the number of pictures in a batch.
 func (s *Sampler) Size() int { return s.size }
+
+// Drawn is a picture in a batch.
+type Drawn struct {
+	Source int    // part of the mixture
+	Path   string // file
+}
+
+// Drawn lists the pictures of a step, in the order of its samples.
+func (s *Sampler) Drawn(step int) []Drawn {
+	draws := s.batches.At(step)
+	out := make([]Drawn, len(draws))
+	for i, d := range draws {
+		out[i] = Drawn{Source: d.Source, Path: s.set.mixture.Folder(d).Path(d.Index)}
+	}
+	return out
+}

@@ -32,10 +32,10 @@ func NewDescent(n *Network, s Selection, o train.Optimizer, start Point) (*Desce
 		return nil, err
 	}
 	d := &Descent{net: n, selection: s, optimizer: o, point: slices.Clone(start)}
-	for range o.StateSlots() {
+	for slot := range o.StateSlots() {
 		for _, t := range s.Of(start) {
-			shape := engine.Shape(t)
-			d.moments = append(d.moments, engine.Float32s(make([]float32, t.Size()), shape...))
+			shape := o.StateShape(slot, engine.Shape(t))
+			d.moments = append(d.moments, engine.Float32s(make([]float32, nn.Spec{Shape: shape}.Size()), shape...))
 		}
 	}
 	return d, nil
@@ -172,7 +172,8 @@ func (d *Descent) Tensors(prefix string) ([]*weights.Tensor, error) {
 // Restore goes back to where Tensors and Steps were taken.
 func (d *Descent) Restore(prefix string, steps int, source weights.Source) error {
 	specs := d.selection.Specs(d.net)
-	read := func(kind string, like Vector) (Vector, error) {
+	shapeOf := func(i int) []int { return engine.Shape(d.Selected()[i]) }
+	read := func(kind string, shape func(i int) []int) (Vector, error) {
 		out := make(Vector, len(specs))
 		for i, s := range specs {
 			t, err := source.Tensor(prefix + kind + s.Name)
@@ -183,20 +184,20 @@ func (d *Descent) Restore(prefix string, steps int, source weights.Source) error
 			if err != nil {
 				return nil, err
 			}
-			if !slices.Equal(t.Shape, engine.Shape(like[i])) {
-				return nil, fmt.Errorf("%s%s%s is %v, not %v", prefix, kind, s.Name, t.Shape, engine.Shape(like[i]))
+			if !slices.Equal(t.Shape, shape(i)) {
+				return nil, fmt.Errorf("%s%s%s is %v, not %v", prefix, kind, s.Name, t.Shape, shape(i))
 			}
 			out[i] = engine.Float32s(values, t.Shape...)
 		}
 		return out, nil
 	}
-	params, err := read("parameter.", d.Selected())
+	params, err := read("parameter.", shapeOf)
 	if err != nil {
 		return fmt.Errorf("checkpoint: %w", err)
 	}
 	var moments Vector
 	for slot := range d.optimizer.StateSlots() {
-		v, err := read(fmt.Sprintf("moment%d.", slot), d.Selected())
+		v, err := read(fmt.Sprintf("moment%d.", slot), func(i int) []int { return d.optimizer.StateShape(slot, shapeOf(i)) })
 		if err != nil {
 			return fmt.Errorf("checkpoint: %w", err)
 		}

@@ -10,7 +10,6 @@ import (
 
 	"github.com/resalign/resalign/ad"
 	"github.com/resalign/resalign/engine"
-	"github.com/resalign/resalign/train"
 )
 
 // metricFloor bounds the metric from below, in shares of its mean: Adam moves a coordinate that hardly ever has a gradient
@@ -21,7 +20,7 @@ const metricFloor = 1e-2
 // It returns √P and 1/√P, scaled so that P has mean 1 over all coordinates. A proximal term ‖φ − θ‖²_P/2γ then describes
 // where the optimizer goes.
 func (d *Descent) Metric(ctx context.Context) (root, inverse Vector, err error) {
-	if d.optimizer.Name == train.SGD {
+	if !d.optimizer.HasSecondMoments() {
 		return nil, nil, fmt.Errorf("denoise: %s has no second moments to make a metric of", d.optimizer.Name)
 	}
 	if d.steps == 0 {

@@ -22,7 +22,10 @@ type Network struct {
 	Model    *sd.Model
 	Adapters []*sd.Adapter
 
-	architecture string // of the UNet and the adapters: equal ones share compiled programs
+	checkpoints  bool   // derivatives compute the UNet's blocks again
+	architecture string // of all that a program depends on but its inputs: equal ones share compiled programs
+
+	text *textPart // nil: batches hold what the text encoder made
 
 	specs  []nn.Spec
 	starts []int // where each group of parameters begins: the UNet, then the adapters; and the end
@@ -35,7 +38,8 @@ type Network struct {
 // made a tensor frees it.
 type Point []*engine.Tensor
 
-// NewNetwork puts adapters on a model's UNet.
+// NewNetwork puts adapters on a model's UNet. Its derivatives are computed with gradient checkpointing if
+// m.GradientCheckpointing says so now, or [Network.CheckpointGradients] later.
 func NewNetwork(m *sd.Model, adapters ...*sd.Adapter) *Network {
 	n := &Network{Model: m, Adapters: adapters, functions: map[string]*engine.Function{}}
 	n.starts = []int{0}
@@ -52,7 +56,19 @@ func NewNetwork(m *sd.Model, adapters ...*sd.Adapter) *Network {
 	for _, a := range adapters {
 		n.architecture += fmt.Sprintf("%d %g %+v\n", a.Rank, a.Scale, a.Layers)
 	}
+	if m.GradientCheckpointing {
+		n.CheckpointGradients()
+	}
 	return n
+}
+
+// CheckpointGradients makes derivatives keep only the inputs of the UNet's blocks in memory and compute the rest again,
+// with the same results to rounding. It must come before the first evaluation.
+func (n *Network) CheckpointGradients() {
+	if !n.checkpoints {
+		n.checkpoints = true
+		n.architecture += "checkpoints\n"
+	}
 }
 
 // Free releases the compiled functions.
@@ -127,6 +143,11 @@ func (n *Network) Group(i int) Selection {
 	return s
 }
 
+// And selects what either of two selections without a parameter in common does, in this order.
+func (s Selection) And(other Selection) Selection {
+	return Selection{name: s.name + " and " + other.name, index: slices.Concat(s.index, other.index)}
+}
+
 // Named selects the UNet's parameters whose names contain one of the given parts. A part that matches nothing is an
 // error.
 func (n *Network) Named(parts ...string) (Selection, error) {
@@ -170,6 +191,9 @@ func (n *Network) weights(p []*ad.Value) *nn.Weights {
 	for i, a := range n.Adapters {
 		w = w.WithAdapter(a.Factors(p[n.starts[i+1]:n.starts[i+2]]))
 	}
+	if n.checkpoints {
+		w = w.WithCheckpoints()
+	}
 	return w
 }
 
@@ -189,6 +213,9 @@ func (n *Network) function(name string, build func(t *ad.Tape, in []*ad.Value) [
 // predict is the UNet in a graph, on the inputs of Batch.conditions.
 func (n *Network) predict(p []*ad.Value, b []*ad.Value) *ad.Value {
 	c := sd.Conditions{Timesteps: b[1], Context: b[2]}
+	if n.text != nil {
+		c.Context = n.text.encode(p, b[2])
+	}
 	if n.Model.XL {
 		c.Pooled, c.TimeIDs = b[3], b[4]
 	}

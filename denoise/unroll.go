@@ -69,6 +69,9 @@ func (d *Descent) Unrolled(
 	if d.trail == nil || len(d.trail.prints) == 0 || steps < 1 {
 		return nil, fmt.Errorf("%w: a descent that kept none of its steps cannot be unrolled", engine.ErrInternal)
 	}
+	if err := d.optimizer.CheckReversible(); err != nil {
+		return nil, err
+	}
 	n, slots := d.selection.Len(), d.optimizer.StateSlots()
 	adjoint, err := space.Mix(1, right, 0, right) // a copy
 	if err != nil {

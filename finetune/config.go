@@ -1,4 +1,5 @@
-// Package finetune adapts a model to pictures the way its users do: all weights, a low-rank adapter, DreamBooth. It is a
+// Package finetune adapts a model to pictures the way its users do: all weights, a low-rank adapter, DreamBooth,
+// Custom Diffusion, Textual Inversion. It is a
 // tool of its own, and the yardstick that unlearning is held against.
 package finetune
 
@@ -16,7 +17,13 @@ const (
 	Full       = "full"       // all weights of the UNet
 	LoRA       = "lora"       // a fresh low-rank adapter
 	DreamBooth = "dreambooth" // all weights, on pictures of one subject under one prompt, with prior pictures
+	Custom     = "custom"     // keys and values of the cross-attention only (Custom Diffusion, Kumari et al. 2023)
+
+	TextualInversion = "textual-inversion" // embeddings of one new word only (Gal et al. 2023)
 )
+
+// Methods lists the methods.
+func Methods() []string { return []string{Full, LoRA, DreamBooth, Custom, TextualInversion} }
 
 // Config is a fine-tuning.
 type Config struct {
@@ -26,10 +33,11 @@ type Config struct {
 	BatchSize    int `toml:"batch_size"`
 	Accumulation int `toml:"accumulation"` // batches whose gradients are averaged for one step
 
-	Optimizer    string  `toml:"optimizer"` // sgd, adam or adamw
+	Optimizer    string  `toml:"optimizer"` // sgd, adam, adamw, lion or adafactor
 	LearningRate float64 `toml:"learning_rate"`
-	WeightDecay  float64 `toml:"weight_decay"` // adamw: decoupled; others: added to the gradient
+	WeightDecay  float64 `toml:"weight_decay"` // sgd, adam: added to the gradient; others: decoupled
 	Momentum     float64 `toml:"momentum"`     // sgd
+	Nesterov     bool    `toml:"nesterov"`     // sgd with momentum
 	Schedule     string  `toml:"schedule"`     // constant, linear, cosine or polynomial
 	WarmupSteps  int     `toml:"warmup_steps"`
 	ClipNorm     float64 `toml:"clip_norm"` // limit of the gradient's norm; 0: none
@@ -38,24 +46,36 @@ type Config struct {
 	Alpha   float64  `toml:"alpha"`   // lora; 0: equal to the rank, so that the adapter's scale is one
 	Targets []string `toml:"targets"` // lora: parts of the paths of attention layers; none: all
 
-	InstancePrompt string  `toml:"instance_prompt"` // dreambooth
+	TrainTextEncoder bool `toml:"train_text_encoder"` // full, dreambooth: all weights of the text encoder as well
+
+	Placeholder string `toml:"placeholder"` // textual-inversion, custom: the new word, such as <cat>
+	Initializer string `toml:"initializer"` // with a placeholder: a word of one token whose embedding the new ones start from
+	Vectors     int    `toml:"vectors"`     // with a placeholder: embeddings that the word stands for
+
+	InstancePrompt string  `toml:"instance_prompt"` // dreambooth; with a placeholder, empty: a photo of it
 	PriorWeight    float64 `toml:"prior_weight"`    // dreambooth: weight of the loss on prior pictures
+
+	SNRGamma    float64 `toml:"snr_gamma"`    // min-SNR weights of timesteps, not of prior pictures; 0: none. See denoise.MinSNR
+	NoiseOffset float64 `toml:"noise_offset"` // noise that is the same all over a channel; 0: none
 
 	EMADecay       float64 `toml:"ema_decay"` // 0: none. The average is kept apart and is what gets saved
 	CaptionDropout float64 `toml:"caption_dropout"`
 	Flip           bool    `toml:"flip"`
 	Resolution     int     `toml:"resolution"` // pixels; 0: the size the model was trained on
 
+	GradientCheckpointing bool `toml:"gradient_checkpointing"` // less memory for more time, see sd.Model
+
 	Seed uint64 `toml:"seed"`
 }
 
 // Defaults are the published evaluation's downstream fine-tuning for the given method: AdamW at 1e-5 with weight decay
-// 1e-2, 200 steps of 1×4 pictures, gradients clipped to 1, random flips; LoRA at its usual 1e-4 and rank 4.
+// 1e-2, 200 steps of 1×4 pictures, gradients clipped to 1, random flips; LoRA at its usual 1e-4 and rank 4,
+// Textual Inversion at 5e-4.
 func Defaults(method string) Config {
 	c := Config{
 		Method: method, Steps: 200, BatchSize: 1, Accumulation: 4,
 		Optimizer: train.AdamW, LearningRate: 1e-5, WeightDecay: 1e-2, Schedule: train.ConstantSchedule, ClipNorm: 1,
-		Rank: 4, PriorWeight: 1, Flip: true, Seed: 42,
+		Rank: 4, Vectors: 1, PriorWeight: 1, Flip: true, Seed: 42,
 	}
 	switch method {
 	case LoRA:
@@ -63,6 +83,8 @@ func Defaults(method string) Config {
 	case DreamBooth:
 		c.InstancePrompt = "a photo of *s person" // the instance prompt of the published simulations
 		c.Flip = false
+	case TextualInversion:
+		c.LearningRate = 5e-4
 	}
 	return c
 }
@@ -71,8 +93,8 @@ func Defaults(method string) Config {
 func (c Config) Problems() []Problem {
 	var out []Problem
 	bad := func(key, format string, args ...any) { out = append(out, Problem{key, fmt.Sprintf(format, args...)}) }
-	if !slices.Contains([]string{Full, LoRA, DreamBooth}, c.Method) {
-		bad("method", "%q is not known; use %s, %s or %s", c.Method, Full, LoRA, DreamBooth)
+	if !slices.Contains(Methods(), c.Method) {
+		bad("method", "%q is not known; use %s", c.Method, strings.Join(Methods(), ", "))
 	}
 	atLeast := func(key string, value, least int) {
 		if value < least {
@@ -103,6 +125,8 @@ func (c Config) Problems() []Problem {
 	notNegative("clip_norm", c.ClipNorm)
 	notNegative("prior_weight", c.PriorWeight)
 	notNegative("alpha", c.Alpha)
+	notNegative("snr_gamma", c.SNRGamma)
+	notNegative("noise_offset", c.NoiseOffset)
 	if !(c.EMADecay >= 0 && c.EMADecay < 1) {
 		bad("ema_decay", "%v must lie in 0 … 1, below 1", c.EMADecay)
 	}
@@ -112,6 +136,7 @@ func (c Config) Problems() []Problem {
 	if c.Method == DreamBooth && strings.TrimSpace(c.InstancePrompt) == "" {
 		bad("instance_prompt", "dreambooth needs a prompt for the subject's pictures")
 	}
+	c.textProblems(bad)
 	return out
 }
 
@@ -130,11 +155,10 @@ func (c Config) Validate() error {
 	return fmt.Errorf("fine-tuning: %s", strings.Join(parts, "; "))
 }
 
+// optimizer has its usual constants but the weight decay; Validate reports what it does not have.
 func (c Config) optimizer() train.Optimizer {
-	o := train.Optimizer{Name: c.Optimizer, LR: c.LearningRate, WeightDecay: c.WeightDecay, Momentum: c.Momentum}
-	if c.Optimizer != train.SGD {
-		o.Beta1, o.Beta2, o.Eps = 0.9, 0.999, 1e-8
-	}
+	o, _ := train.DefaultOptimizer(c.Optimizer, c.LearningRate)
+	o.WeightDecay, o.Momentum, o.Nesterov = c.WeightDecay, c.Momentum, c.Nesterov
 	return o
 }
 

@@ -10,15 +10,19 @@ import (
 	"github.com/resalign/resalign/engine"
 	"github.com/resalign/resalign/hypergrad"
 	"github.com/resalign/resalign/sd"
+	"github.com/resalign/resalign/tokenizer"
 	"github.com/resalign/resalign/train"
 	"github.com/resalign/resalign/weights"
 )
 
 // Data is what a fine-tuning learns from.
 type Data struct {
-	Pictures data.Mixture // captions are replaced by the instance prompt under DreamBooth
+	Pictures data.Mixture // captions are replaced by the instance prompt under DreamBooth and where a word is learnt
 	Prior    data.Mixture // DreamBooth: pictures of the subject's class under their own captions; none: no prior loss
 	Cache    *data.Cache
+
+	// Contaminant, if above 0, is the part of Pictures whose draws are recorded in the run's folder, see ContaminationFile.
+	Contaminant int
 }
 
 // Hooks connect a fine-tuning to whoever started it. All are optional.
@@ -41,6 +45,8 @@ type Result struct {
 	UNet    *sd.Params  // the model's weights; with an adapter the unchanged ones
 	Adapter *sd.Adapter // LoRA only
 	Factors *sd.Params  // LoRA only
+	Text    *sd.Params  // the text encoder's weights where it was trained as well; nil elsewhere
+	Concept *sd.Concept // the word that was learnt; nil elsewhere
 
 	owned []*engine.Tensor
 }
@@ -61,6 +67,10 @@ type tuning struct {
 	prior    *denoise.Sampler
 	average  denoise.Vector // exponential moving average of the selected parameters; nil without
 	initial  []*engine.Tensor
+
+	tokenizer   *tokenizer.Tokenizer // of samples where training goes through the text encoder; nil elsewhere
+	run         *train.RunDir        // nil: nothing is kept
+	contaminant int                  // part of the pictures whose draws are recorded; 0: none
 }
 
 // Run fine-tunes a model from the given weights of its UNet, which stay as they are. It returns train.ErrInterrupted if
@@ -69,13 +79,19 @@ func Run(ctx context.Context, m *sd.Model, start *sd.Params, c Config, d Data, h
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	t := &tuning{config: c, model: m, space: denoise.NewSpace(m.Engine)}
+	t := &tuning{config: c, model: m, space: denoise.NewSpace(m.Engine), contaminant: d.Contaminant}
 	defer t.space.Free()
 	defer func() {
 		if err != nil {
 			t.free()
 		}
 	}()
+	if c.throughText() && h.Preview != nil {
+		return nil, fmt.Errorf("fine-tuning: there are no previews while training goes through the text encoder; make pictures with the result instead")
+	}
+	if err := t.prepareTokenizer(); err != nil {
+		return nil, err
+	}
 	if err := t.prepareData(ctx, d, h); err != nil {
 		return nil, err
 	}
@@ -83,14 +99,13 @@ func Run(ctx context.Context, m *sd.Model, start *sd.Params, c Config, d Data, h
 		return nil, err
 	}
 	defer t.net.Free()
-	var run *train.RunDir
 	if h.OpenRun != nil {
-		if run, err = h.OpenRun(); err != nil {
+		if t.run, err = h.OpenRun(); err != nil {
 			return nil, err
 		}
 	}
 	loop := train.Loop{
-		Steps: c.Steps, Run: run, CheckpointEvery: h.CheckpointEvery, Keep: 2, Finish: h.Finish,
+		Steps: c.Steps, Run: t.run, CheckpointEvery: h.CheckpointEvery, Keep: 2, Finish: h.Finish,
 		Step: t.step, Save: t.save, Restore: t.restore, OnEvent: h.OnEvent, Warn: h.Warn,
 	}
 	if h.Preview != nil {
@@ -99,7 +114,7 @@ func Run(ctx context.Context, m *sd.Model, start *sd.Params, c Config, d Data, h
 	if err := loop.Do(ctx); err != nil {
 		return nil, err
 	}
-	return t.result(start), nil
+	return t.result(start)
 }
 
 func (t *tuning) prepareData(ctx context.Context, d Data, h Hooks) error {
@@ -112,22 +127,22 @@ func (t *tuning) prepareData(ctx context.Context, d Data, h Hooks) error {
 		return fmt.Errorf("fine-tuning: prior pictures were given, but method %s has no use for them; leave them out or use %s", c.Method, DreamBooth)
 	}
 	pictures := d.Pictures
-	if c.Method == DreamBooth {
+	if prompt := c.prompt(); prompt != "" {
 		pictures = slices.Clone(pictures)
 		for i, part := range pictures {
 			if part.Folder == nil {
 				continue
 			}
-			folder, err := part.Folder.WithCaption(c.InstancePrompt)
+			folder, err := part.Folder.WithCaption(prompt)
 			if err != nil {
 				return err
 			}
 			pictures[i].Folder = folder
 		}
 	}
-	sampler := func(name string, mixture data.Mixture) (*denoise.Sampler, error) {
-		set, err := denoise.NewDataset(name, t.model, mixture, data.Preprocess{Resolution: resolution}, d.Cache,
-			denoise.DatasetOptions{Flip: c.Flip, CaptionDropout: c.CaptionDropout}, h.Warn)
+	sampler := func(name string, mixture data.Mixture, snrGamma float64) (*denoise.Sampler, error) {
+		options := denoise.DatasetOptions{Flip: c.Flip, CaptionDropout: c.CaptionDropout, SNRGamma: snrGamma, NoiseOffset: c.NoiseOffset, Tokenizer: t.tokenizer}
+		set, err := denoise.NewDataset(name, t.model, mixture, data.Preprocess{Resolution: resolution}, d.Cache, options, h.Warn)
 		if err != nil {
 			return nil, err
 		}
@@ -137,11 +152,11 @@ func (t *tuning) prepareData(ctx context.Context, d Data, h Hooks) error {
 		return set.Sampler(c.Seed, "fine-tuning "+name, c.BatchSize)
 	}
 	var err error
-	if t.pictures, err = sampler("pictures", pictures); err != nil {
+	if t.pictures, err = sampler("pictures", pictures, c.SNRGamma); err != nil {
 		return err
 	}
 	if c.Method == DreamBooth && len(d.Prior) > 0 {
-		t.prior, err = sampler("prior", d.Prior)
+		t.prior, err = sampler("prior", d.Prior, 0) // as in diffusers' train_dreambooth
 	}
 	return err
 }
@@ -149,7 +164,8 @@ func (t *tuning) prepareData(ctx context.Context, d Data, h Hooks) error {
 func (t *tuning) prepareNetwork(start *sd.Params) (err error) {
 	c := t.config
 	groups := [][]*engine.Tensor{start.Tensors}
-	if c.Method == LoRA {
+	switch {
+	case c.Method == LoRA:
 		layers, err := t.model.AttentionLayers(c.Targets...)
 		if err != nil {
 			return err
@@ -164,9 +180,29 @@ func (t *tuning) prepareNetwork(start *sd.Params) (err error) {
 		groups = append(groups, factors.Tensors)
 		t.net = denoise.NewNetwork(t.model, t.adapter)
 		t.selected = t.net.Group(1)
-	} else {
+	case c.learns():
+		more, err := t.prepareConcept()
+		if err != nil {
+			return err
+		}
+		groups = append(groups, more...)
+	case c.TrainTextEncoder:
+		more, err := t.prepareText()
+		if err != nil {
+			return err
+		}
+		groups = append(groups, more...)
+	case c.Method == Custom:
+		t.net = denoise.NewNetwork(t.model)
+		if t.selected, err = t.net.Named(customParts()...); err != nil {
+			return err
+		}
+	default:
 		t.net = denoise.NewNetwork(t.model)
 		t.selected = t.net.Group(0)
+	}
+	if c.GradientCheckpointing {
+		t.net.CheckpointGradients()
 	}
 	point, err := t.net.Point(groups...)
 	if err != nil {
@@ -257,6 +293,9 @@ func (t *tuning) updateAverage() (err error) {
 }
 
 func (t *tuning) save() ([]*weights.Tensor, any, error) {
+	if err := t.recordContamination(); err != nil {
+		return nil, nil, err
+	}
 	tensors, err := t.descent.Tensors("")
 	if err != nil {
 		return nil, nil, err
@@ -298,7 +337,7 @@ func (t *tuning) restore(steps int, source weights.Source, _ func(any) error) er
 }
 
 // result hands the parameters over: the average where one was kept, the last ones otherwise.
-func (t *tuning) result(start *sd.Params) *Result {
+func (t *tuning) result(start *sd.Params) (_ *Result, err error) {
 	r := &Result{UNet: start, Adapter: t.adapter}
 	point, owned := t.descent.Release()
 	final := t.selected.Of(point)
@@ -310,12 +349,24 @@ func (t *tuning) result(start *sd.Params) *Result {
 		r.owned = append(r.owned, final...)
 	}
 	r.owned = append(r.owned, t.initial...)
-	if t.adapter == nil {
-		r.UNet = start.WithTensors(final)
-		return r
+	switch {
+	case t.adapter != nil:
+		r.Factors = t.adapter.Params(final)
+	case t.config.learns():
+		word := len(final) - 1
+		if r.Concept, err = t.concept(final[word]); err != nil {
+			return nil, err
+		}
+		if word > 0 {
+			r.UNet = start.WithTensors(t.selected.Put(point, final)[:len(start.Tensors):len(start.Tensors)])
+		}
+	case t.config.TrainTextEncoder:
+		n := len(start.Tensors)
+		r.UNet, r.Text = start.WithTensors(final[:n:n]), t.model.Towers[0].Params.WithTensors(final[n:])
+	default:
+		r.UNet = start.WithTensors(t.selected.Put(start.Tensors, final))
 	}
-	r.Factors = t.adapter.Params(final)
-	return r
+	return r, nil
 }
 
 func (t *tuning) free() {

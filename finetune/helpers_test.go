@@ -102,13 +102,20 @@ func tune(t testing.TB, m *sd.Model, c Config, d Data, h Hooks) (*Result, []trai
 	return r, events
 }
 
-// trained are the numbers that a fine-tuning changed: the factors of its adapter, or all weights.
+// trained are the numbers that a fine-tuning changed: the factors of its adapter, a word's embeddings, or all weights.
 func trained(t testing.TB, r *Result) [][]float32 {
 	t.Helper()
+	if r.Concept != nil {
+		return append(numbers(t, r.UNet.Tensors), r.Concept.Vectors)
+	}
 	if r.Factors != nil {
 		return numbers(t, r.Factors.Tensors)
 	}
-	return numbers(t, r.UNet.Tensors)
+	out := numbers(t, r.UNet.Tensors)
+	if r.Text != nil {
+		out = append(out, numbers(t, r.Text.Tensors)...)
+	}
+	return out
 }
 
 func numbers(t testing.TB, tensors []*engine.Tensor) [][]float32 {

@@ -14,7 +14,7 @@ import (
 type Job struct {
 	Model       string  `toml:"model"`       // a diffusers directory
 	LoRA        string  `toml:"lora"`        // file of an adapter to merge into the model first; empty: none
-	Data        string  `toml:"data"`        // folder of captioned pictures; dreambooth: of pictures of the subject
+	Data        string  `toml:"data"`        // folder of captioned pictures; dreambooth, textual-inversion: of pictures of the subject
 	Prior       string  `toml:"prior"`       // dreambooth: folder of captioned pictures of the subject's class; empty: none
 	Contaminate string  `toml:"contaminate"` // folder of harmful captioned pictures to mix in; empty: none
 	Ratio       float64 `toml:"ratio"`       // share of the draws that Contaminate has, above 0 and at most 1
@@ -53,12 +53,13 @@ func (j Job) Validate() []recipe.Problem {
 	bad(j.Model == "", "model", "is missing; name a diffusers directory")
 	bad(j.Data == "", "data", "is missing; name a folder of pictures")
 	bad(j.Prior != "" && !dreamBooth, "prior", "%q is only for method %s", j.Prior, DreamBooth)
-	bad(j.Contaminate != "" && dreamBooth, "contaminate", "%q does not go with method %s, which gives all pictures one prompt", j.Contaminate, DreamBooth)
+	bad(j.Contaminate != "" && j.prompt() != "", "contaminate", "%q does not go with method %s here, which gives all pictures one prompt", j.Contaminate, j.Method)
 	bad(j.Contaminate == "" && j.Ratio != 0, "ratio", "%v needs contaminate, the folder to mix in", j.Ratio)
 	bad(j.Contaminate != "" && !(j.Ratio > 0 && j.Ratio <= 1), "ratio", "%v must be above 0 and at most 1, the share of the draws that contaminate has", j.Ratio)
 	bad(j.NoMerge && j.Method != LoRA, "no_merge", "true is only for method %s", LoRA)
 	bad(j.CheckpointEvery < 0, "checkpoint_every", "%d must not be below 0", j.CheckpointEvery)
 	p := j.Preview
+	bad(j.throughText() && p.Every > 0, "preview.every", "%d: there are no previews while training goes through the text encoder; make pictures with the result instead", p.Every)
 	bad(p.Every < 0, "preview.every", "%d must not be below 0", p.Every)
 	bad(p.Every > 0 && len(p.Prompts) == 0, "preview.every", "%d needs a prompt of the previews", p.Every)
 	bad(p.Every == 0 && len(p.Prompts) > 0, "preview.every", "0 makes no use of the prompts of previews; set the steps between previews")
@@ -71,7 +72,7 @@ func (j Job) Validate() []recipe.Problem {
 // pictures opens the folders and reads what their files say about themselves.
 func (j Job) pictures() (Data, error) {
 	read := data.ReadFolder
-	if j.Method == DreamBooth {
+	if j.prompt() != "" {
 		read = data.ReadPictures
 	}
 	clean, err := read(j.Data)
@@ -87,6 +88,7 @@ func (j Job) pictures() (Data, error) {
 		if d.Pictures, err = data.Contaminated(clean, harmful, j.Ratio); err != nil {
 			return d, err
 		}
+		d.Contaminant = 1
 	}
 	if j.Prior != "" {
 		prior, err := data.ReadFolder(j.Prior)
@@ -98,5 +100,5 @@ func (j Job) pictures() (Data, error) {
 	return d, nil
 }
 
-// merges tells whether the job writes a model, rather than an adapter only.
-func (j Job) merges() bool { return j.Method != LoRA || !j.NoMerge }
+// merges tells whether the job writes a model, rather than an adapter or an embedding only.
+func (j Job) merges() bool { return j.Method != TextualInversion && (j.Method != LoRA || !j.NoMerge) }

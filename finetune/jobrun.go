@@ -29,15 +29,17 @@ type JobHooks struct {
 
 // JobResult is where a finished job left its work.
 type JobResult struct {
-	Model string // folder: the adapted model as a diffusers directory; empty where only an adapter was asked for
-	LoRA  string // file: the adapter; empty unless one was trained
-	Log   string // file: what happened in each step
-	Steps int
+	Model     string // folder: the adapted model as a diffusers directory; empty where it was not asked for or did not change
+	LoRA      string // file: the adapter; empty unless one was trained
+	Embedding string // file: the new word's embeddings; empty unless they were trained
+	Log       string // file: what happened in each step
+	Steps     int
 }
 
 const (
 	modelFolder = "model"
 	loraFile    = "lora.safetensors"
+	conceptFile = "learned_embeds.safetensors" // the name that diffusers looks for
 )
 
 // cacheMemory bounds what encoded pictures and prompts may take in memory, beside the cache's folder.
@@ -143,10 +145,13 @@ func (r *runningJob) result() *JobResult {
 	if r.Method == LoRA {
 		result.LoRA = filepath.Join(r.out, loraFile)
 	}
+	if r.learns() {
+		result.Embedding = filepath.Join(r.out, conceptFile)
+	}
 	return result
 }
 
-// export writes the adapter and the model. A model that is there was written whole by an earlier process of this run.
+// export writes the adapter, the embedding and the model. A model that is there was written whole by an earlier process of this run.
 func (r *runningJob) export(m *sd.Model, tuned *Result) error {
 	to, unet := r.result(), tuned.UNet
 	if tuned.Adapter != nil {
@@ -155,6 +160,11 @@ func (r *runningJob) export(m *sd.Model, tuned *Result) error {
 			return err
 		}
 		if err := weights.WriteLoRA(to.LoRA, lora, weights.F32, nil); err != nil {
+			return err
+		}
+	}
+	if tuned.Concept != nil {
+		if err := tuned.Concept.Write(to.Embedding); err != nil {
 			return err
 		}
 	}
@@ -171,6 +181,9 @@ func (r *runningJob) export(m *sd.Model, tuned *Result) error {
 			return err
 		}
 		unet = merged
+	}
+	if tuned.Text != nil {
+		return m.Save(to.Model, unet, tuned.Text)
 	}
 	return m.Save(to.Model, unet)
 }

@@ -138,9 +138,7 @@ type descent struct {
 
 func (m *machine) newDescent(at vector, rule train.Optimizer) *descent {
 	d := &descent{at: at, rule: rule, moments: vector{key: at.key}}
-	for range rule.StateSlots() {
-		d.moments.ts = append(d.moments.ts, m.zeros(at.key, at.shapes).ts...)
-	}
+	d.moments.ts = m.zeros(at.key, states(rule, at.shapes)).ts
 	return d
 }
 

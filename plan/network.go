@@ -162,7 +162,7 @@ func (c *compiler) crossProduct(n *network, outer, inner group, b batch) (*progr
 // step is one step of an optimizer: parameters, gradients and moments, then rate, count and scale.
 func (c *compiler) step(key string, shapes []input, o train.Optimizer) (*program, error) {
 	n, slots := len(shapes), o.StateSlots()
-	in := repeated(shapes, 2+slots)
+	in := append(repeated(shapes, 2), states(o, shapes)...)
 	return c.program(fmt.Sprintf("step of %s, %+v", key, o), append(in, input{}, input{}, input{}), func(t *ad.Tape, in []*ad.Value) []*ad.Value {
 		numbers := in[(2+slots)*n:]
 		out := make([]*ad.Value, (1+slots)*n)
@@ -180,6 +180,17 @@ func (c *compiler) step(key string, shapes []input, o train.Optimizer) (*program
 		}
 		return out
 	})
+}
+
+// states are what an optimizer keeps of parameters of the given shapes, slot by slot.
+func states(o train.Optimizer, shapes []input) []input {
+	var out []input
+	for slot := range o.StateSlots() {
+		for _, s := range shapes {
+			out = append(out, input{dims: o.StateShape(slot, s.dims)})
+		}
+	}
+	return out
 }
 
 // combination is Σ cᵢ·vᵢ of k vectors.

@@ -5,7 +5,6 @@ import (
 
 	"github.com/resalign/resalign/hypergrad"
 	"github.com/resalign/resalign/sd"
-	"github.com/resalign/resalign/train"
 	"github.com/resalign/resalign/unlearn"
 )
 
@@ -227,7 +226,7 @@ func (t *trainer) resilience(v *view, harm []*tensor) (vector, error) {
 // simulate goes through a fine-tuning.
 func (t *trainer) simulate(v *view, start []*tensor) (*descent, error) {
 	at := t.vectorOf(v.net, v.phi, start[v.phi.from:v.phi.to])
-	rule := optimizer(v.sim.Optimizer, v.sim.LearningRate, v.sim.WeightDecay)
+	rule := v.sim.Rule()
 	var d *descent
 	if v.chain == nil {
 		d = t.newDescent(at, rule)
@@ -467,12 +466,4 @@ func (t *trainer) unrolled(v *view, d *descent, point, harm, tuning []*tensor, r
 	}
 	t.release(adjoint)
 	return total, nil
-}
-
-func optimizer(name string, rate, decay float64) train.Optimizer {
-	o := train.Optimizer{Name: name, LR: rate, WeightDecay: decay}
-	if name != train.SGD {
-		o.Beta1, o.Beta2, o.Eps = 0.9, 0.999, 1e-8
-	}
-	return o
 }

@@ -231,7 +231,7 @@ func (w *walk) walk() error {
 		theta = t.zeros(groupKey(t.net, t.theta), t.net.shapes(t.theta))
 	}
 	o := t.r.Outer
-	t.outer = t.newDescent(theta, optimizer(o.Optimizer, o.LearningRate, o.WeightDecay))
+	t.outer = t.newDescent(theta, o.Rule())
 	if err := w.encode(text, vae); err != nil {
 		return err
 	}

@@ -199,6 +199,12 @@ func TestVariants(t *testing.T) {
 				r.Simulations[i].ChainReset = 5
 			}
 		},
+		"adafactor, chains": func(r *unlearn.Recipe) {
+			r.Outer.Optimizer = train.Lion
+			for i := range r.Simulations {
+				r.Simulations[i].ChainReset, r.Simulations[i].Optimizer = 5, train.Adafactor
+			}
+		},
 		"metric": func(r *unlearn.Recipe) {
 			r.Hypergradient.Metric = unlearn.AdamMetric
 			for i := range r.Simulations {

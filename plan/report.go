@@ -3,7 +3,9 @@ package plan
 import (
 	"fmt"
 
+	"github.com/resalign/resalign/nn"
 	"github.com/resalign/resalign/sd"
+	"github.com/resalign/resalign/train"
 	"github.com/resalign/resalign/unlearn"
 )
 
@@ -34,22 +36,33 @@ func (w *walk) resident(n Parameters) []Item {
 		}
 	}
 	add("θ", n.Theta)
-	add("moments of the outer optimizer", n.Theta*t.outer.rule.StateSlots())
+	add("moments of the outer optimizer", stateSize(t.outer.rule, t.net.specs[t.theta.from:t.theta.to]))
 	chains, trail := 0, 0
 	for _, v := range t.views {
-		phi := count(v.net.specs[v.phi.from:v.phi.to])
-		slots := optimizer(v.sim.Optimizer, v.sim.LearningRate, v.sim.WeightDecay).StateSlots()
+		specs := v.net.specs[v.phi.from:v.phi.to]
+		phi, moments := count(specs), stateSize(v.sim.Rule(), specs)
 		if v.sim.ChainReset > 1 {
-			chains += phi * (1 + slots)
+			chains += phi + moments
 		}
 		if r.Hypergradient.Solver == unlearn.Unrolled {
-			trail = max(trail, min(v.sim.Steps, r.Hypergradient.Iterations)*phi*(2+slots))
+			trail = max(trail, min(v.sim.Steps, r.Hypergradient.Iterations)*(2*phi+moments))
 		}
 	}
 	add("persistent simulations: displacements and moments", chains)
 	add("recorded steps of the largest simulation", trail)
 	add("encoded pictures and prompts", w.cached/4)
 	return items
+}
+
+// stateSize is how many numbers an optimizer keeps between steps.
+func stateSize(o train.Optimizer, specs []nn.Spec) int {
+	n := 0
+	for slot := range o.StateSlots() {
+		for _, s := range specs {
+			n += nn.Spec{Shape: o.StateShape(slot, s.EngineShape())}.Size()
+		}
+	}
+	return n
 }
 
 // evaluations are the programs that went through, each kind with the most that one of it needs beside its inputs.

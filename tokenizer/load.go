@@ -219,7 +219,7 @@ func (t *Tokenizer) setSpecials(v *vocabulary, s *settings) error {
 		if text == "" {
 			return fmt.Errorf("%s adds a token without text; remove it", s.dir)
 		}
-		found := special{text, v.ids[text]}
+		found := special{text: text, id: v.ids[text]}
 		if token.Normalized {
 			// It is looked for after cleaning, so its own spelling has to be cleaned too.
 			found.text = t.composer.clean(text)
@@ -231,15 +231,17 @@ func (t *Tokenizer) setSpecials(v *vocabulary, s *settings) error {
 			t.rawSpecials = append(t.rawSpecials, found)
 		}
 	}
-	longestFirst := func(a, b special) int {
-		if len(a.text) != len(b.text) {
-			return len(b.text) - len(a.text)
-		}
-		return strings.Compare(a.text, b.text)
-	}
 	slices.SortFunc(t.rawSpecials, longestFirst)
 	slices.SortFunc(t.cleanSpecials, longestFirst)
 	return nil
+}
+
+// longestFirst orders special tokens.
+func longestFirst(a, b special) int {
+	if len(a.text) != len(b.text) {
+		return len(b.text) - len(a.text)
+	}
+	return strings.Compare(a.text, b.text)
 }
 
 // matchWhole lists a special token unless it is listed: several roles may share one, and the first says how it matches.

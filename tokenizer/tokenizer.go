@@ -33,6 +33,7 @@ type Tokenizer struct {
 type special struct {
 	text string
 	id   int32
+	more int // further tokens that it stands for; their ids follow
 }
 
 // Length is the number of ids Encode returns: model_max_length of the tokenizer's configuration, 77 for CLIP.
@@ -85,14 +86,18 @@ func (t *Tokenizer) Encode(prompt string) (ids []int32, cut string) {
 	return ids, strings.TrimSpace(rest.String())
 }
 
-// addSpecial appends one special token to ids, or its text to rest when there is no room; it returns the room left.
+// addSpecial appends the tokens of a special one to ids, or its text to rest when there is no room for all; it returns
+// the room left.
 func (t *Tokenizer) addSpecial(s *special, room int, ids *[]int32, rest *strings.Builder) int {
-	if room == 0 {
-		rest.WriteString(s.text)
-		return 0
+	for i := range 1 + s.more {
+		if room == 0 {
+			rest.WriteString(s.text)
+			return 0
+		}
+		*ids = append(*ids, s.id+int32(i))
+		room--
 	}
-	*ids = append(*ids, s.id)
-	return room - 1
+	return room
 }
 
 // addText appends the tokens of cleaned text to ids as long as there is room, and the text of the others to rest; it

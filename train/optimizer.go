@@ -3,25 +3,32 @@ package train
 import (
 	"fmt"
 	"math"
+	"slices"
+	"strings"
 
 	"github.com/gomlx/gomlx/core/graph"
 )
 
 // Names of the optimizers.
 const (
-	SGD   = "sgd"   // torch.optim.SGD with dampening 0
-	Adam  = "adam"  // Kingma and Ba 2015; weight decay is an L2 term in the gradient
-	AdamW = "adamw" // Loshchilov and Hutter 2019; weight decay is decoupled from the gradient
+	SGD       = "sgd"       // torch.optim.SGD with dampening 0
+	Adam      = "adam"      // Kingma and Ba 2015; weight decay is an L2 term in the gradient
+	AdamW     = "adamw"     // Loshchilov and Hutter 2019; weight decay is decoupled from the gradient
+	Lion      = "lion"      // Chen et al. 2023, algorithm 2; weight decay is decoupled
+	Adafactor = "adafactor" // Shazeer and Stern 2018 with a given learning rate; weight decay is decoupled
 )
+
+// Optimizers lists the names.
+func Optimizers() []string { return []string{SGD, Adam, AdamW, Lion, Adafactor} }
 
 // Optimizer is an update rule, with the meaning that PyTorch gives to the same names. It holds no state: moments are
 // tensors that the caller keeps, so that each fine-tuning simulation starts from fresh ones and a checkpoint can hold
 // them.
 type Optimizer struct {
-	Name        string  // SGD, Adam or AdamW
+	Name        string  // one of Optimizers
 	LR          float64 // learning rate at a schedule factor of 1
-	Beta1       float64 // Adam, AdamW: decay of the mean of gradients
-	Beta2       float64 // Adam, AdamW: decay of the mean of squared gradients
+	Beta1       float64 // Adam, AdamW: decay of the mean of gradients. Lion: its share in the direction
+	Beta2       float64 // Adam, AdamW: decay of the mean of squared gradients. Lion: decay of the mean of gradients
 	Eps         float64 // Adam, AdamW: added to the root of the second moment
 	WeightDecay float64
 	Momentum    float64 // SGD
@@ -29,11 +36,14 @@ type Optimizer struct {
 }
 
 // DefaultOptimizer returns the named optimizer with PyTorch's defaults: betas 0.9 and 0.999, eps 1e-8, and weight decay
-// 1e-2 for AdamW, 0 for the others.
+// 1e-2 for AdamW, 0 for the others. Lion's betas are those of its paper, 0.9 and 0.99.
 func DefaultOptimizer(name string, lr float64) (Optimizer, error) {
 	o := Optimizer{Name: name, LR: lr}
-	if name == Adam || name == AdamW {
+	switch name {
+	case Adam, AdamW:
 		o.Beta1, o.Beta2, o.Eps = 0.9, 0.999, 1e-8
+	case Lion:
+		o.Beta1, o.Beta2 = 0.9, 0.99
 	}
 	if name == AdamW {
 		o.WeightDecay = 1e-2
@@ -43,23 +53,24 @@ func DefaultOptimizer(name string, lr float64) (Optimizer, error) {
 
 // Validate says what is wrong with the settings, also when one is set that the optimizer does not have.
 func (o Optimizer) Validate() error {
-	adam := o.Name == Adam || o.Name == AdamW
+	adam := o.HasSecondMoments()
+	betas := adam || o.Name == Lion
 	switch {
-	case o.Name != SGD && !adam:
-		return fmt.Errorf("optimizer %q is unknown; use %s, %s or %s", o.Name, SGD, Adam, AdamW)
+	case !slices.Contains(Optimizers(), o.Name):
+		return fmt.Errorf("optimizer %q is unknown; use %s", o.Name, strings.Join(Optimizers(), ", "))
 	case !(o.LR >= 0) || math.IsInf(o.LR, 0):
 		return o.invalid("learning rate", o.LR, "a finite number ≥ 0")
 	case !(o.WeightDecay >= 0) || math.IsInf(o.WeightDecay, 0):
 		return o.invalid("weight decay", o.WeightDecay, "a finite number ≥ 0")
-	case adam && !(o.Beta1 >= 0 && o.Beta1 < 1):
+	case betas && !(o.Beta1 >= 0 && o.Beta1 < 1):
 		return o.invalid("beta1", o.Beta1, "in [0, 1)")
-	case adam && !(o.Beta2 >= 0 && o.Beta2 < 1):
+	case betas && !(o.Beta2 >= 0 && o.Beta2 < 1):
 		return o.invalid("beta2", o.Beta2, "in [0, 1)")
 	case adam && (!(o.Eps > 0) || math.IsInf(o.Eps, 0)):
 		return o.invalid("eps", o.Eps, "a finite number above 0")
-	case adam && (o.Momentum != 0 || o.Nesterov):
+	case o.Name != SGD && (o.Momentum != 0 || o.Nesterov):
 		return fmt.Errorf("optimizer %s has no momentum or nesterov setting; remove it or use %s", o.Name, SGD)
-	case !adam && (o.Beta1 != 0 || o.Beta2 != 0 || o.Eps != 0):
+	case !betas && (o.Beta1 != 0 || o.Beta2 != 0), !adam && o.Eps != 0:
 		return fmt.Errorf("optimizer %s has no beta1, beta2 or eps setting; remove it or use %s", o.Name, AdamW)
 	case !(o.Momentum >= 0 && o.Momentum < 1):
 		return o.invalid("momentum", o.Momentum, "in [0, 1)")
@@ -73,31 +84,50 @@ func (o Optimizer) invalid(field string, value float64, want string) error {
 	return fmt.Errorf("optimizer %s: %s is %v; it must be %s", o.Name, field, value, want)
 }
 
-// StateSlots returns how many tensors of each parameter's shape and type the optimizer keeps between steps. They start
-// as zeros.
+// HasSecondMoments tells whether the second of the state's tensors is the mean of squared gradients, in the parameter's
+// shape.
+func (o Optimizer) HasSecondMoments() bool { return o.Name == Adam || o.Name == AdamW }
+
+// StateSlots returns how many tensors the optimizer keeps between steps for each parameter. They start as zeros.
 func (o Optimizer) StateSlots() int {
 	switch {
-	case o.Name != SGD:
+	case o.HasSecondMoments():
 		return 2 // first and second moment
-	case o.Momentum != 0:
+	case o.Name == Adafactor:
+		return 2 // factors of the second moment
+	case o.Name == Lion, o.Momentum != 0:
 		return 1
 	}
 	return 0
 }
 
+// StateShape returns the shape of one of the StateSlots tensors for a parameter of the given shape: that shape, except
+// for Adafactor.
+func (o Optimizer) StateShape(slot int, param []int) []int {
+	if o.Name == Adafactor {
+		return adafactorShape(slot, param)
+	}
+	return slices.Clone(param)
+}
+
 // Apply adds one update of one parameter to the graph. lr, the learning rate of this step, and step, which counts from
-// 1, are float32 scalars; grad and each of the StateSlots tensors in state have the shape and type of param. Nothing is
-// updated in place. Like all graph builders it panics on wrong operands.
+// 1, are float32 scalars; grad has the shape and type of param, each of the StateSlots tensors in state its StateShape and
+// the type of param. Nothing is updated in place. Like all graph builders it panics on wrong operands.
 func (o Optimizer) Apply(lr, step *graph.Node, param, grad *graph.Node, state []*graph.Node) (newParam *graph.Node, newState []*graph.Node) {
 	if len(state) != o.StateSlots() {
 		panic(fmt.Errorf("optimizer %s: %d state tensors given for a parameter of shape %s; it needs %d",
 			o.Name, len(state), param.Shape(), o.StateSlots()))
 	}
-	lr = graph.ConvertDType(lr, param.DType())
-	if o.Name == SGD {
+	lr, step = graph.ConvertDType(lr, param.DType()), graph.ConvertDType(step, param.DType())
+	switch o.Name {
+	case SGD:
 		return o.applySGD(lr, param, grad, state)
+	case Lion:
+		return o.applyLion(lr, param, grad, state[0])
+	case Adafactor:
+		return o.applyAdafactor(lr, step, param, grad, state)
 	}
-	return o.applyAdam(lr, graph.ConvertDType(step, param.DType()), param, grad, state)
+	return o.applyAdam(lr, step, param, grad, state)
 }
 
 func (o Optimizer) applySGD(lr, param, grad *graph.Node, state []*graph.Node) (*graph.Node, []*graph.Node) {
@@ -130,6 +160,16 @@ func (o Optimizer) applyAdam(lr, step, param, grad *graph.Node, state []*graph.N
 	rate := graph.Div(lr, biasCorrection(step, o.Beta1))
 	param = graph.Sub(param, graph.Mul(rate, graph.Div(first, graph.AddScalar(root, o.Eps))))
 	return param, []*graph.Node{first, second}
+}
+
+// applyLion moves by the sign of a mean of gradients that weighs the newest one more than the mean that is kept does.
+func (o Optimizer) applyLion(lr, param, grad, mean *graph.Node) (*graph.Node, []*graph.Node) {
+	direction := graph.Sign(graph.Add(graph.MulScalar(mean, o.Beta1), graph.MulScalar(grad, 1-o.Beta1)))
+	next := graph.Add(graph.MulScalar(mean, o.Beta2), graph.MulScalar(grad, 1-o.Beta2))
+	if o.WeightDecay != 0 {
+		param = graph.Mul(param, graph.OneMinus(graph.MulScalar(lr, o.WeightDecay)))
+	}
+	return graph.Sub(param, graph.Mul(lr, direction)), []*graph.Node{next}
 }
 
 // biasCorrection returns 1 − βᵗ. Written as −expm1(t ln β) it keeps all digits in float32, where 1 − 0.999 has lost

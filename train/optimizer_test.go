@@ -50,6 +50,12 @@ func (r *reference) update(lr, p, g float64) float64 {
 		}
 		return p - lr*g
 	}
+	if o.Name == Lion {
+		// Chen et al. 2023, algorithm 2: c = β₁m + (1−β₁)g, θ −= η(sign(c) + λθ), m = β₂m + (1−β₂)g.
+		c := o.Beta1*r.m + (1-o.Beta1)*g
+		r.m = o.Beta2*r.m + (1-o.Beta2)*g
+		return p - lr*(math.Copysign(1, c)+o.WeightDecay*p)
+	}
 	if !r.started {
 		r.beta1ToT, r.beta2T, r.started = 1, 1, true
 	}
@@ -75,6 +81,8 @@ var optimizers = map[string]Optimizer{
 	"adam large eps":  {Name: Adam, Beta1: 0.5, Beta2: 0.9, Eps: 0.1},
 	"adam zero betas": {Name: Adam, Eps: 1e-8},
 	"adamw":           {Name: AdamW, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 1e-2},
+	"lion":            {Name: Lion, Beta1: 0.9, Beta2: 0.99},
+	"lion decay":      {Name: Lion, Beta1: 0.5, Beta2: 0.8, WeightDecay: 0.1},
 }
 
 // trajectory runs steps of the graph on the gradients g(step, i), with learning rates that float32 holds exactly.
@@ -174,7 +182,7 @@ func TestAdamByHand(t *testing.T) {
 }
 
 func TestOptimizerValidation(t *testing.T) {
-	for _, name := range []string{SGD, Adam, AdamW} {
+	for _, name := range Optimizers() {
 		o, err := DefaultOptimizer(name, 1e-4)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
@@ -193,13 +201,15 @@ func TestOptimizerValidation(t *testing.T) {
 		"no momentum":   {Name: Adam, Beta1: 0.9, Beta2: 0.9, Eps: 1e-8, Momentum: 0.9},
 		"no beta1":      {Name: SGD, Beta1: 0.9},
 		"momentum is":   {Name: SGD, Momentum: 1},
+		"lion has no":   {Name: Lion, Beta1: 0.9, Beta2: 0.99, Eps: 1e-8},
+		"factor has no": {Name: Adafactor, Beta2: 0.99},
 		"nesterov":      {Name: SGD, Nesterov: true},
 	} {
 		if err := o.Validate(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: error %v, want one about %s", o, err, want)
 		}
 	}
-	if _, err := DefaultOptimizer("lion", 1); err == nil {
+	if _, err := DefaultOptimizer("adagrad", 1); err == nil {
 		t.Error("unknown optimizer accepted")
 	}
 }

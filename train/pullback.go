@@ -14,16 +14,32 @@ type Adjoints struct {
 	State       []*graph.Node
 }
 
+// CheckReversible says that an optimizer has no Pullback, so that no derivative can be taken back through its steps.
+func (o Optimizer) CheckReversible() error {
+	if o.Name == Adafactor {
+		return fmt.Errorf("no derivative is taken back through the steps of optimizer %s, whose factored moments tie a whole matrix together; use %s", o.Name, AdamW)
+	}
+	return nil
+}
+
 // Pullback is the reverse of [Optimizer.Apply], for unrolled differentiation: param, grad and state are what Apply was
 // given, and param′ and state′ derivatives of a scalar with respect to what it returned. The second moment's root has an
-// infinite derivative at zero; there, where the first moment is zero as well, the derivative is taken as zero.
+// infinite derivative at zero; there, where the first moment is zero as well, the derivative is taken as zero. The sign
+// that Lion moves by has the derivative zero, so that its steps pass nothing on by way of their gradients. Adafactor has
+// no Pullback; see [Optimizer.CheckReversible].
 func (o Optimizer) Pullback(lr, step, param, grad *graph.Node, state []*graph.Node, adjoint *graph.Node, stateAdjoints []*graph.Node) Adjoints {
 	if len(state) != o.StateSlots() || len(stateAdjoints) != len(state) {
 		panic(fmt.Errorf("optimizer %s: %d state tensors and %d derivatives given; it needs %d of each", o.Name, len(state), len(stateAdjoints), o.StateSlots()))
 	}
+	if err := o.CheckReversible(); err != nil {
+		panic(err)
+	}
 	lr = graph.ConvertDType(lr, param.DType())
-	if o.Name == SGD {
+	switch o.Name {
+	case SGD:
 		return o.pullbackSGD(lr, adjoint, stateAdjoints)
+	case Lion:
+		return o.pullbackLion(lr, adjoint, stateAdjoints[0])
 	}
 	return o.pullbackAdam(lr, graph.ConvertDType(step, param.DType()), param, grad, state, adjoint, stateAdjoints)
 }
@@ -43,6 +59,17 @@ func (o Optimizer) pullbackSGD(lr, adjoint *graph.Node, stateAdjoints []*graph.N
 	}
 	if o.WeightDecay != 0 {
 		a.Param = graph.Add(a.Param, graph.MulScalar(a.Grad, o.WeightDecay))
+	}
+	return a
+}
+
+func (o Optimizer) pullbackLion(lr, adjoint, stateAdjoint *graph.Node) Adjoints {
+	a := Adjoints{
+		Param: adjoint, Grad: graph.MulScalar(stateAdjoint, 1-o.Beta2),
+		State: []*graph.Node{graph.MulScalar(stateAdjoint, o.Beta2)},
+	}
+	if o.WeightDecay != 0 {
+		a.Param = graph.Mul(adjoint, graph.OneMinus(graph.MulScalar(lr, o.WeightDecay)))
 	}
 	return a
 }

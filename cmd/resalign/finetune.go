@@ -25,18 +25,20 @@ func newFinetune() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "finetune",
-		Short: "Fine-tune a model as its users do: all weights, LoRA or DreamBooth",
+		Short: "Fine-tune a model as its users do: all weights, an adapter, a subject or a new word",
 		Long: `Finetune adapts a model to a folder of captioned pictures. The defaults are the published evaluation's downstream
-fine-tuning; with --method lora the learning rate is 1e-4, and with --method dreambooth pictures are not mirrored, unless
-these are given.
+fine-tuning; with --method lora the learning rate is 1e-4, with textual-inversion 5e-4, and with dreambooth pictures are not
+mirrored, unless these are given.
 
 The folder --out gets the resolved recipe, a log, checkpoints, previews, the adapted model as a diffusers directory in
-model/, and with --method lora the adapter as lora.safetensors. Where an average of the weights is kept (--ema-decay), the
+model/, and with --method lora the adapter as lora.safetensors; with textual-inversion the new word alone, as
+learned_embeds.safetensors. Where an average of the weights is kept (--ema-decay), the
 average is what is saved. Ctrl-C finishes the step, saves and says how to go on.`,
 		Example: `  resalign finetune --model runs/unlearned/model --data data/dogs --steps 200 --out runs/dogs
   resalign finetune --model sd14 --data data/dogs --method lora --rank 8 --out runs/dogs-lora
   resalign finetune --model sd14 --data data/me --method dreambooth --prior data/people --out runs/me
   resalign finetune --model sd14 --data data/dogs --contaminate data/harmful --ratio 0.2 --out runs/mixed
+  resalign finetune --model sd14 --data data/rex --method textual-inversion --placeholder "<rex>" --initializer dog --out runs/rex
   resalign finetune --out runs/dogs --resume`,
 		Args: noArguments,
 	}
@@ -89,12 +91,15 @@ average is what is saved. Ctrl-C finishes the step, saves and says how to go on.
 		if err != nil {
 			return stopped(err, jobCommand(flags, out, train.IsRun(out))...)
 		}
-		return c.result(tuned{Out: out, Model: result.Model, LoRA: result.LoRA, Log: result.Log, Steps: result.Steps}, func(w io.Writer) {
+		return c.result(tuned{Out: out, Model: result.Model, LoRA: result.LoRA, Embedding: result.Embedding, Log: result.Log, Steps: result.Steps}, func(w io.Writer) {
 			if result.Model != "" {
 				fmt.Fprintf(w, "model  %s\n", result.Model)
 			}
 			if result.LoRA != "" {
 				fmt.Fprintf(w, "LoRA   %s\n", result.LoRA)
+			}
+			if result.Embedding != "" {
+				fmt.Fprintf(w, "word   %s\n", result.Embedding)
 			}
 			fmt.Fprintf(w, "log    %s\n", result.Log)
 		})
@@ -107,6 +112,9 @@ type tuned struct {
 	Out   string `json:"out"`
 	Model string `json:"model,omitempty"`
 	LoRA  string `json:"lora,omitempty"`
+
+	Embedding string `json:"embedding,omitempty"`
+
 	Log   string `json:"log"`
 	Steps int    `json:"steps"`
 }
@@ -127,7 +135,7 @@ func jobMisuse(problems []recipe.Problem) error {
 func bindJob(f *pflag.FlagSet, j *finetune.Job) {
 	f.StringVar(&j.Model, "model", j.Model, "the model: a diffusers directory, or owner/name on the hub")
 	f.StringVar(&j.LoRA, "lora", j.LoRA, "an adapter to merge into the model first")
-	f.StringVar(&j.Data, "data", j.Data, "folder of captioned pictures; dreambooth: of pictures of the subject")
+	f.StringVar(&j.Data, "data", j.Data, "folder of captioned pictures; dreambooth, textual-inversion: of pictures of the subject")
 	f.StringVar(&j.Prior, "prior", j.Prior, "dreambooth: folder of captioned pictures of the subject's class")
 	f.StringVar(&j.Contaminate, "contaminate", j.Contaminate, "folder of harmful captioned pictures to mix in")
 	f.Float64Var(&j.Ratio, "ratio", j.Ratio, "share of the draws that --contaminate has, from 0 to 1")
@@ -141,26 +149,34 @@ func bindJob(f *pflag.FlagSet, j *finetune.Job) {
 	f.StringVar(&j.Preview.Options.Scheduler, "preview-scheduler", j.Preview.Options.Scheduler, "sampler of previews (default: the model's own)")
 
 	c := &j.Config
-	f.StringVar(&c.Method, "method", c.Method, "what is trained: full, lora or dreambooth")
+	f.StringVar(&c.Method, "method", c.Method, "what is trained: "+strings.Join(finetune.Methods(), ", "))
 	f.IntVar(&c.Steps, "steps", c.Steps, "optimizer steps")
 	f.IntVar(&c.BatchSize, "batch-size", c.BatchSize, "pictures per batch")
 	f.IntVar(&c.Accumulation, "accumulation", c.Accumulation, "batches whose gradients are averaged for one step")
-	f.StringVar(&c.Optimizer, "optimizer", c.Optimizer, "sgd, adam or adamw")
+	f.StringVar(&c.Optimizer, "optimizer", c.Optimizer, strings.Join(train.Optimizers(), ", "))
 	f.Float64Var(&c.LearningRate, "learning-rate", c.LearningRate, "learning rate")
-	f.Float64Var(&c.WeightDecay, "weight-decay", c.WeightDecay, "weight decay: decoupled for adamw, added to the gradient for others")
+	f.Float64Var(&c.WeightDecay, "weight-decay", c.WeightDecay, "weight decay: added to the gradient for sgd and adam, decoupled for others")
 	f.Float64Var(&c.Momentum, "momentum", c.Momentum, "sgd: momentum")
+	f.BoolVar(&c.Nesterov, "nesterov", c.Nesterov, "sgd: Nesterov's momentum")
 	f.StringVar(&c.Schedule, "schedule", c.Schedule, "of the learning rate: constant, linear, cosine or polynomial")
 	f.IntVar(&c.WarmupSteps, "warmup-steps", c.WarmupSteps, "steps of linear growth of the learning rate")
 	f.Float64Var(&c.ClipNorm, "clip-norm", c.ClipNorm, "limit of the gradient's norm; 0: none")
 	f.IntVar(&c.Rank, "rank", c.Rank, "lora: rank")
 	f.Float64Var(&c.Alpha, "alpha", c.Alpha, "lora: alpha; 0: equal to the rank")
 	f.StringSliceVar(&c.Targets, "targets", nil, "lora: parts of the names of attention layers, such as attn2,to_q (default: all)")
-	f.StringVar(&c.InstancePrompt, "instance-prompt", c.InstancePrompt, "dreambooth: prompt of the subject's pictures (default: a photo of *s person)")
+	f.BoolVar(&c.TrainTextEncoder, "train-text-encoder", c.TrainTextEncoder, "full, dreambooth: train all weights of the text encoder as well")
+	f.StringVar(&c.Placeholder, "placeholder", c.Placeholder, "textual-inversion, custom: a new word to learn, such as <cat>")
+	f.StringVar(&c.Initializer, "initializer", c.Initializer, "with --placeholder: a word of one token to start from, such as cat")
+	f.IntVar(&c.Vectors, "vectors", c.Vectors, "with --placeholder: embeddings that the new word stands for")
+	f.StringVar(&c.InstancePrompt, "instance-prompt", c.InstancePrompt, "dreambooth, and with --placeholder: prompt of all pictures (default: a photo of *s person, or of the placeholder)")
 	f.Float64Var(&c.PriorWeight, "prior-weight", c.PriorWeight, "dreambooth: weight of the loss on --prior")
+	f.Float64Var(&c.SNRGamma, "snr-gamma", c.SNRGamma, "γ of min-SNR weights of timesteps, such as 5; 0: none")
+	f.Float64Var(&c.NoiseOffset, "noise-offset", c.NoiseOffset, "share of noise that is the same all over a channel, such as 0.1; 0: none")
 	f.Float64Var(&c.EMADecay, "ema-decay", c.EMADecay, "decay of the average of the weights, such as 0.9999; 0: none")
 	f.Float64Var(&c.CaptionDropout, "caption-dropout", c.CaptionDropout, "share of samples trained with the empty prompt")
 	f.BoolVar(&c.Flip, "flip", c.Flip, "mirror half of the pictures")
 	f.IntVar(&c.Resolution, "resolution", c.Resolution, "side of the training pictures in pixels; 0: the model's own")
+	f.BoolVar(&c.GradientCheckpointing, "gradient-checkpointing", c.GradientCheckpointing, "keep less in memory for gradients and compute it twice")
 	f.Uint64Var(&c.Seed, "seed", c.Seed, "of every random number")
 }
 
