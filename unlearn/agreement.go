@@ -37,6 +37,7 @@ func Agree(ctx context.Context, e *engine.Engine, r Recipe, ways []Hypergradient
 		return nil, err
 	}
 	defer m.Free()
+	m.GradientCheckpointing = r.Memory.GradientCheckpointing
 	cache, err := data.OpenCache(r.Cache, cacheMemory, h.warn)
 	if err != nil {
 		return nil, err

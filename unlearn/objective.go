@@ -23,18 +23,23 @@ func (h *harmBatch) free() {
 	engine.Free(h.owned...)
 }
 
-// harmBatch draws harmful pictures and sets the target: noise, to be missed, or the negatively guided prediction of θ₀,
-// to be met.
+// harmBatch draws harmful latents and sets the target: noise, to be missed, or to be met the negatively guided prediction
+// of θ₀ or the prediction under another prompt.
 func (t *trainer) harmBatch(ctx context.Context, at int) (*harmBatch, error) {
-	b, err := t.harmful.Batch(ctx, at)
+	b, size, err := t.harmfulLatents(ctx, at)
 	if err != nil {
 		return nil, err
 	}
-	h := &harmBatch{batch: b, sign: -1, size: t.harmful.Size(), loss: denoise.Loss{Cap: t.recipe.Objective.Cap}}
-	if t.recipe.Objective.Harm != ESD {
+	h := &harmBatch{batch: b, sign: -1, size: size, loss: denoise.Loss{Cap: t.recipe.Objective.Cap}}
+	var target *engine.Tensor
+	switch t.recipe.Objective.Harm {
+	case ESD:
+		target, err = t.guidedAway(ctx, b, size)
+	case Relabel:
+		target, err = t.relabelled(ctx, at, b)
+	default:
 		return h, nil
 	}
-	target, err := t.guidedAway(ctx, b, h.size)
 	if err != nil {
 		h.free()
 		return nil, err
@@ -42,6 +47,16 @@ func (t *trainer) harmBatch(ctx context.Context, at int) (*harmBatch, error) {
 	h.owned = append(h.owned, b.Target)
 	h.batch, h.sign, h.loss = b.WithTarget(target), 1, denoise.Loss{}
 	return h, nil
+}
+
+// harmfulLatents are the noisy latents of the harmful loss of a draw, and how many.
+func (t *trainer) harmfulLatents(ctx context.Context, at int) (*denoise.Batch, int, error) {
+	if t.walker != nil {
+		b, err := t.partlyDenoised(ctx, at)
+		return b, t.walker.Batch, err
+	}
+	b, err := t.harmful.Batch(ctx, at)
+	return b, t.harmful.Size(), err
 }
 
 // guidedAway is ε_θ₀(c_base) − η(ε_θ₀(c_harm) − ε_θ₀(∅)), all at the same noisy latents (method, section 1).

@@ -27,19 +27,24 @@ type Recipe struct {
 	Preset     string `toml:"preset"`
 	Model      string `toml:"model"`      // a diffusers directory
 	Out        string `toml:"out"`        // the run's folder
-	Method     string `toml:"method"`     // resalign, ascent or esd
+	Method     string `toml:"method"`     // resalign or a baseline
 	Seed       uint64 `toml:"seed"`       // of every random number
 	Engine     string `toml:"engine"`     // see `resalign doctor`
 	Resolution int    `toml:"resolution"` // of training pictures; 0: the model's own
 	Cache      string `toml:"cache"`      // folder for encoded pictures and prompts; empty: memory only
 
 	Objective     Objective          `toml:"objective"`
+	Latents       Latents            `toml:"latents"`
+	Saliency      Saliency           `toml:"saliency"`
+	Meta          Meta               `toml:"meta"`
+	Edit          Edit               `toml:"edit"`
 	Trainable     Trainable          `toml:"trainable"`
 	Outer         Outer              `toml:"outer"`
 	Hypergradient Hypergradient      `toml:"hypergradient"`
 	Data          map[string]Dataset `toml:"data"`
 	Simulations   []Simulation       `toml:"simulation"`
 	Phases        []Phase            `toml:"phase"`
+	Memory        Memory             `toml:"memory"`
 	Preview       generate.Preview   `toml:"preview"`
 	Checkpoint    Checkpoint         `toml:"checkpoint"`
 }
@@ -54,6 +59,7 @@ type Objective struct {
 	Lambda     float64 `toml:"lambda"`      // λ, the weight of resilience
 	Alpha      float64 `toml:"alpha"`       // α, the weight of retaining
 	AlphaFinal float64 `toml:"alpha_final"` // α at the end: it grows over the second half by sigmoid(10(p − ½))
+	Retain     string  `toml:"retain"`      // R: distillation from θ₀, which is what empty means, or denoising
 }
 
 // Trainable says what θ is.
@@ -138,6 +144,8 @@ type Simulation struct {
 	Optimizer    string  `toml:"optimizer"`
 	LearningRate float64 `toml:"learning_rate"`
 	WeightDecay  float64 `toml:"weight_decay"`
+	Momentum     float64 `toml:"momentum"` // sgd
+	Nesterov     bool    `toml:"nesterov"` // sgd with momentum
 	ClipNorm     float64 `toml:"clip_norm"`
 	Adapts       string  `toml:"adapts"`       // same, fresh or all; empty: same
 	Rank         int     `toml:"rank"`         // fresh; 0: the rank of θ, or 4
@@ -157,6 +165,11 @@ type Phase struct {
 	LearningRate *float64 `toml:"learning_rate"`
 }
 
+// Memory holds what saves memory at the cost of time. Results are the same but for rounding.
+type Memory struct {
+	GradientCheckpointing bool `toml:"gradient_checkpointing"` // keep only the inputs of the UNet's blocks for derivatives
+}
+
 // Checkpoint says how often the run is saved.
 type Checkpoint struct {
 	Every int `toml:"every"`
@@ -168,7 +181,11 @@ type Checkpoint struct {
 func Defaults() Recipe {
 	return Recipe{
 		Method: ResAlign, Seed: 42, Engine: "auto",
-		Objective:     Objective{Harm: Ascent, Eta: 1, Lambda: 0.8, Alpha: 1.6, AlphaFinal: 2},
+		Objective:     Objective{Harm: Ascent, Eta: 1, Lambda: 0.8, Alpha: 1.6, AlphaFinal: 2, Retain: Distillation},
+		Latents:       defaultLatents(),
+		Saliency:      defaultSaliency(),
+		Meta:          defaultMeta(),
+		Edit:          defaultEdit(),
 		Trainable:     Trainable{Parameters: "lora", Rank: 4, Scale: 1, DownStd: 0.008, UpStd: 0.002},
 		Outer:         Outer{Steps: 160, Optimizer: train.AdamW, LearningRate: 2e-4, WeightDecay: 1e-2, ClipNorm: 0.2, SimulationsPerStep: 3},
 		Hypergradient: Hypergradient{Solver: Richardson, Iterations: 5, Gamma: 1, Damping: 1, Metric: PlainMetric, Products: exactProducts, Residual: true},
@@ -178,18 +195,17 @@ func Defaults() Recipe {
 }
 
 // simulates tells whether the run needs simulated fine-tuning at all.
-func (r Recipe) simulates() bool { return r.Method == ResAlign }
+func (r Recipe) simulates() bool { return r.Method == ResAlign || r.Method == MetaUnlearn }
 
 // Validate lists every setting that cannot be used, by its key.
 func (r Recipe) Validate() []recipe.Problem {
 	v := &validation{}
-	v.oneOf("method", r.Method, ResAlign, Ascent, ESD)
+	r.validateMethod(v)
 	v.present("model", r.Model)
 	v.present("out", r.Out)
 	o := r.Objective
-	v.oneOf("objective.harm", o.Harm, Ascent, ESD)
-	v.check(r.Method != ESD || o.Harm == ESD, "objective.harm", "method esd needs harm = \"esd\"")
-	v.check(r.Method != Ascent || o.Harm == Ascent, "objective.harm", "method ascent needs harm = \"ascent\"")
+	v.oneOf("objective.harm", o.Harm, Ascent, ESD, Relabel)
+	v.oneOf("objective.retain", cmp.Or(o.Retain, Distillation), Distillation, Denoising)
 	v.between("objective.lambda", o.Lambda, 0, 1)
 	v.notNegative("objective.cap", o.Cap)
 	v.notNegative("objective.depth", o.Depth)
@@ -201,7 +217,7 @@ func (r Recipe) Validate() []recipe.Problem {
 	v.check(r.Trainable.Parameters != "lora" || r.Trainable.Rank >= 1, "trainable.rank", "%d must be at least 1", r.Trainable.Rank)
 	v.notNegative("trainable.down_std", r.Trainable.DownStd)
 	v.notNegative("trainable.up_std", r.Trainable.UpStd)
-	v.optimizer("outer", r.Outer.optimizer())
+	v.optimizer("outer", r.Outer.Rule())
 	v.check(r.Outer.Steps >= 1, "outer.steps", "%d must be at least 1", r.Outer.Steps)
 	v.notNegative("outer.clip_norm", r.Outer.ClipNorm)
 	v.check(r.Checkpoint.Every >= 1, "checkpoint.every", "%d must be at least 1", r.Checkpoint.Every)
@@ -210,7 +226,7 @@ func (r Recipe) Validate() []recipe.Problem {
 	v.check(r.Preview.Every == 0 || len(r.Preview.Prompts) > 0, "preview.prompts", "previews need at least one prompt")
 	r.validateData(v)
 	r.validatePhases(v)
-	if r.simulates() {
+	if r.Method == ResAlign {
 		r.validateHypergradient(v)
 		r.validateSimulations(v)
 	}
@@ -227,7 +243,7 @@ func (r Recipe) validateData(v *validation) {
 			v.check(p.Weight > 0 && !math.IsInf(p.Weight, 0), fmt.Sprintf("%s.part[%d].weight", key, i), "%v must be above 0", p.Weight)
 		}
 	}
-	for _, name := range []string{"harmful", "retain"} {
+	for _, name := range r.needs() {
 		_, ok := r.Data[name]
 		v.check(ok, "data."+name, "the method needs this set of pictures: add [data.%s] with folder = \"…\"", name)
 	}
@@ -258,7 +274,11 @@ func (r Recipe) validateHypergradient(v *validation) {
 	v.oneOf("hypergradient.metric", h.Metric, PlainMetric, AdamMetric)
 	v.check(h.Metric != AdamMetric || h.Solver == Richardson || h.Solver == ConjugateGradient, "hypergradient.metric", "%s belongs to a proximal model, and solver %q uses none", AdamMetric, h.Solver)
 	for i, s := range r.Simulations {
-		v.check(h.Metric != AdamMetric || s.Optimizer != train.SGD, fmt.Sprintf("simulation[%d].optimizer", i), "%s has no second moments, which hypergradient.metric = %q is made of", s.Optimizer, AdamMetric)
+		o := s.Rule()
+		v.check(h.Metric != AdamMetric || o.HasSecondMoments(), fmt.Sprintf("simulation[%d].optimizer", i), "%s has no second moments, which hypergradient.metric = %q is made of", s.Optimizer, AdamMetric)
+		if err := o.CheckReversible(); err != nil {
+			v.check(h.Solver != Unrolled, fmt.Sprintf("simulation[%d].optimizer", i), "solver %q does not go with it: %v", Unrolled, err)
+		}
 	}
 	v.check(h.Iterations >= 1, "hypergradient.iterations", "%d must be at least 1", h.Iterations)
 	v.notNegative("hypergradient.gamma", h.Gamma)
@@ -266,7 +286,7 @@ func (r Recipe) validateHypergradient(v *validation) {
 }
 
 func (r Recipe) validateSimulations(v *validation) {
-	v.check(len(r.Simulations) > 0, "simulation", "resalign needs at least one [[simulation]] to draw from")
+	v.check(len(r.Simulations) > 0, "simulation", "method %s needs at least one [[simulation]] to draw from", r.Method)
 	j := r.Outer.SimulationsPerStep
 	v.check(j >= 1 && j <= max(1, len(r.Simulations)), "outer.simulations_per_step", "%d must lie between 1 and the number of simulations, %d", j, len(r.Simulations))
 	seen := map[string]bool{}
@@ -286,23 +306,24 @@ func (r Recipe) validateSimulations(v *validation) {
 		v.check(s.ChainReset >= 0, key+".chain_reset", "%d must not be below 0", s.ChainReset)
 		v.notNegative(key+".prior_weight", s.PriorWeight)
 		v.notNegative(key+".clip_norm", s.ClipNorm)
-		v.optimizer(key, s.optimizer())
+		v.optimizer(key, s.Rule())
 	}
 }
 
-func (o Outer) optimizer() train.Optimizer {
-	return optimizer(o.Optimizer, o.LearningRate, o.WeightDecay)
+// Rule is the outer optimizer's.
+func (o Outer) Rule() train.Optimizer { return rule(o.Optimizer, o.LearningRate, o.WeightDecay) }
+
+// Rule is the optimizer of the simulation.
+func (s Simulation) Rule() train.Optimizer {
+	o := rule(s.Optimizer, s.LearningRate, s.WeightDecay)
+	o.Momentum, o.Nesterov = s.Momentum, s.Nesterov
+	return o
 }
 
-func (s Simulation) optimizer() train.Optimizer {
-	return optimizer(s.Optimizer, s.LearningRate, s.WeightDecay)
-}
-
-func optimizer(name string, rate, decay float64) train.Optimizer {
-	o := train.Optimizer{Name: name, LR: rate, WeightDecay: decay}
-	if name != train.SGD {
-		o.Beta1, o.Beta2, o.Eps = 0.9, 0.999, 1e-8
-	}
+// rule is an optimizer with its usual constants but the weight decay; Validate reports what it does not have.
+func rule(name string, rate, decay float64) train.Optimizer {
+	o, _ := train.DefaultOptimizer(name, rate)
+	o.WeightDecay = decay
 	return o
 }
 

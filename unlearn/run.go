@@ -58,6 +58,7 @@ func Run(ctx context.Context, e *engine.Engine, r Recipe, h Hooks) (_ *Result, e
 		return nil, err
 	}
 	defer m.Free()
+	m.GradientCheckpointing = r.Memory.GradientCheckpointing
 	cache, err := data.OpenCache(r.Cache, cacheMemory, h.warn)
 	if err != nil {
 		return nil, err
@@ -65,6 +66,9 @@ func Run(ctx context.Context, e *engine.Engine, r Recipe, h Hooks) (_ *Result, e
 	// Everything that can be wrong with the input is found before the folder is made.
 	if err := r.Preview.Check(ctx, m); err != nil {
 		return nil, err
+	}
+	if r.closedForm() {
+		return edit(ctx, m, r, cache, h)
 	}
 	t, err := newTrainer(ctx, m, r, cache, h)
 	if err != nil {
@@ -114,7 +118,10 @@ func openRun(e *engine.Engine, r Recipe, h Hooks) (*train.RunDir, error) {
 // prepareData reads and encodes every set of pictures that the run draws from.
 func (t *trainer) prepareData(ctx context.Context, h Hooks) error {
 	r := t.recipe
-	needed := map[string]bool{"harmful": true, "retain": true}
+	needed := map[string]bool{}
+	for _, name := range r.needs() {
+		needed[name] = true
+	}
 	if r.simulates() {
 		for _, s := range r.Simulations {
 			needed[s.Data] = true
@@ -170,10 +177,17 @@ func (t *trainer) makeSamplers(sets map[string]*denoise.Dataset) (err error) {
 		}
 		return sets[name].Sampler(r.Seed, purpose, size)
 	}
-	if t.harmful, err = sampler("harmful", "harmful", 1); err != nil {
-		return err
+	if sets["harmful"] != nil {
+		if t.harmful, err = sampler("harmful", "harmful", 1); err != nil {
+			return err
+		}
 	}
-	if t.retain, err = sampler("retain", "retain", 4); err != nil {
+	if sets["retain"] != nil {
+		if t.retain, err = sampler("retain", "retain", 4); err != nil {
+			return err
+		}
+	}
+	if err := t.makeMethodSamplers(sets, sampler); err != nil {
 		return err
 	}
 	if !r.simulates() {
@@ -240,11 +254,10 @@ func (d Dataset) open(dir string) (*data.Folder, error) {
 func (t *trainer) export(dir string) (*Result, error) {
 	result := &Result{Model: filepath.Join(dir, modelFolder), Steps: t.outer.Steps()}
 	unet := t.model.UNetParams
-	selected := t.outer.Selected()
 	if t.adapter == nil {
-		unet = unet.WithTensors(selected)
+		unet = unet.WithTensors(t.outer.Point())
 	} else {
-		factors := t.adapter.Params(selected)
+		factors := t.adapter.Params(t.outer.Selected())
 		lora, err := t.adapter.LoRA(factors)
 		if err != nil {
 			return nil, err

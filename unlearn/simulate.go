@@ -169,13 +169,13 @@ func (t *trainer) simulate(ctx context.Context, v *view, step int, needed ...Hyp
 // descent is a fresh optimizer at the start, or a persistent simulation moved along with θ.
 func (t *trainer) descent(v *view, start denoise.Point) (*denoise.Descent, error) {
 	if v.chain == nil {
-		return denoise.NewDescent(v.net, v.phi, v.sim.optimizer(), start)
+		return denoise.NewDescent(v.net, v.phi, v.sim.Rule(), start)
 	}
 	moved, err := t.space.Mix(1, v.phi.Of(start), 1, v.chain.delta)
 	if err != nil {
 		return nil, err
 	}
-	d := denoise.ContinueDescent(v.net, v.phi, v.sim.optimizer(), start, moved, v.chain.moments, v.chain.steps)
+	d := denoise.ContinueDescent(v.net, v.phi, v.sim.Rule(), start, moved, v.chain.moments, v.chain.steps)
 	v.chain.moments = nil // the descent's own now
 	return d, nil
 }

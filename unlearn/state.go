@@ -65,7 +65,7 @@ func (t *trainer) restore(steps int, source weights.Source, read func(any) error
 		}
 		n := v.phi.Len()
 		var tensors denoise.Vector
-		for i := range n * (1 + v.sim.optimizer().StateSlots()) {
+		for i := range n * (1 + v.sim.Rule().StateSlots()) {
 			x, err := source.Tensor(chainTensor(name, i))
 			if err != nil {
 				return fmt.Errorf("checkpoint: %w", err)

@@ -36,8 +36,11 @@ type trainer struct {
 	teacher   *denoise.Network // θ₀
 	reference denoise.Point
 
-	harmful, retain *denoise.Sampler
-	base, null      *sd.Embedding // objective esd
+	harmful, retain *denoise.Sampler // nil where the method does without
+	base, null      *sd.Embedding    // objective esd
+	walker          *walker          // latents from prompts
+	salient         *salient         // method salun
+	meta            *metaSamplers    // method meta-unlearn
 	views           map[string]*view
 	gradients       float64 // evaluated so far, in gradients of one picture
 	depth           float64 // running mean of the error on harmful pictures; 0 before the first step
@@ -77,13 +80,15 @@ func newTrainer(ctx context.Context, m *sd.Model, r Recipe, cache *data.Cache, h
 		t.theta = t.net.Group(1)
 	} else {
 		t.net = denoise.NewNetwork(m)
-		t.theta = t.net.Group(0)
+		if err := t.chooseTheta(); err != nil {
+			return nil, err
+		}
 	}
 	start, err := t.net.Point(groups...)
 	if err != nil {
 		return nil, err
 	}
-	if t.outer, err = denoise.NewDescent(t.net, t.theta, r.Outer.optimizer(), start); err != nil {
+	if t.outer, err = denoise.NewDescent(t.net, t.theta, r.Outer.Rule(), start); err != nil {
 		return nil, err
 	}
 	if err := t.prepareData(ctx, h); err != nil {
@@ -97,6 +102,16 @@ func newTrainer(ctx context.Context, m *sd.Model, r Recipe, cache *data.Cache, h
 			return nil, fmt.Errorf("recipe: objective.base_prompt: %w", err)
 		}
 	}
+	if r.Latents.From == FromPrompts {
+		if t.walker, err = t.newWalker(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if r.Method == SalUn {
+		if err := t.findSalient(ctx); err != nil {
+			return nil, err
+		}
+	}
 	return t, nil
 }
 
@@ -105,6 +120,7 @@ func (t *trainer) free() {
 		t.outer.Free()
 	}
 	engine.Free(t.initial...)
+	t.salient.free()
 	for _, v := range t.views {
 		v.free()
 	}
@@ -141,7 +157,7 @@ func (t *trainer) weights(step int) (lambda, alpha, rate float64) {
 		}
 		break
 	}
-	if !t.recipe.simulates() {
+	if t.recipe.Method != ResAlign {
 		lambda = 0
 	}
 	return lambda, alpha, rate
@@ -151,7 +167,7 @@ func (t *trainer) weights(step int) (lambda, alpha, rate float64) {
 func (t *trainer) step(ctx context.Context, step int) (map[string]any, error) {
 	lambda, alpha, rate := t.weights(step)
 	drawn := []*view{nil}
-	if lambda > 0 {
+	if lambda > 0 || t.recipe.Method == MetaUnlearn {
 		drawn = t.draw(step)
 	}
 	var total denoise.Vector
@@ -170,6 +186,10 @@ func (t *trainer) step(ctx context.Context, step int) (map[string]any, error) {
 			return nil, err
 		}
 	}
+	total, err := t.masked(total)
+	if err != nil {
+		return nil, err
+	}
 	norm, err := t.space.Norm(total)
 	if err != nil {
 		return nil, err
@@ -187,6 +207,10 @@ func (t *trainer) step(ctx context.Context, step int) (map[string]any, error) {
 	fields := sum.fields()
 	t.observeDepth(fields["harmful_error"].(float64))
 	fields["lambda"], fields["alpha"] = lambda, alpha
+	if t.retain == nil {
+		delete(fields, "retain_loss")
+		delete(fields, "alpha")
+	}
 	fields["hypergradient_norm"] = norm
 	fields["learning_rate"] = rate * t.recipe.Outer.LearningRate
 	fields["gradients"] = t.gradients
@@ -220,7 +244,12 @@ func (t *trainer) gradient(ctx context.Context, step, j int, v *view, lambda, al
 		return direct, r, err
 	}
 	defer direct.Free()
-	implicit, err := t.resilience(ctx, step, v, harm, lambda, &r)
+	var implicit denoise.Vector
+	if t.recipe.Method == MetaUnlearn {
+		implicit, err = t.againstRelearning(ctx, step, at, v, &r)
+	} else {
+		implicit, err = t.resilience(ctx, step, v, harm, lambda, &r)
+	}
 	if err != nil {
 		return nil, r, err
 	}
@@ -247,19 +276,10 @@ func (t *trainer) direct(ctx context.Context, step, at int, harm *harmBatch, lam
 	if err := train.CheckFinite("harmful loss", value, step+1); err != nil {
 		return nil, err
 	}
-	batch, err := t.retain.Batch(ctx, at)
-	if err != nil {
-		return nil, err
+	if t.retain == nil {
+		return t.space.Combine(term(weight*harm.sign, g))
 	}
-	defer batch.Free()
-	taught, err := t.teacher.Teach(ctx, t.reference, batch)
-	if err != nil {
-		return nil, err
-	}
-	defer engine.Free(taught.Target)
-	size := float64(t.retain.Size())
-	t.gradients += size * (1 + predictionCost)
-	retain, gr, err := t.net.Gradient(ctx, point, t.theta, denoise.Loss{}, taught)
+	retain, gr, err := t.retainGradient(ctx, at)
 	if err != nil {
 		return nil, err
 	}
@@ -269,4 +289,25 @@ func (t *trainer) direct(ctx context.Context, step, at int, harm *harmBatch, lam
 		return nil, err
 	}
 	return t.space.Combine(term(weight*harm.sign, g), term(alpha, gr))
+}
+
+// retainGradient is R(θ) and ∇R(θ) on the retained pictures of a draw.
+func (t *trainer) retainGradient(ctx context.Context, at int) (float64, denoise.Vector, error) {
+	batch, err := t.retain.Batch(ctx, at)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer batch.Free()
+	size := float64(t.retain.Size())
+	t.gradients += size
+	if t.recipe.Objective.Retain != Denoising {
+		taught, err := t.teacher.Teach(ctx, t.reference, batch)
+		if err != nil {
+			return 0, nil, err
+		}
+		defer engine.Free(taught.Target)
+		t.gradients += size * predictionCost
+		batch = taught
+	}
+	return t.net.Gradient(ctx, t.outer.Point(), t.theta, denoise.Loss{}, batch)
 }

@@ -64,7 +64,7 @@ func TestUnrolledIsTheDerivativeOfTheSimulation(t *testing.T) {
 				kept := tr.outer
 				defer func() { tr.outer = kept }()
 				var err error
-				if tr.outer, err = denoise.NewDescent(tr.net, tr.theta, r.Outer.optimizer(), start); err != nil {
+				if tr.outer, err = denoise.NewDescent(tr.net, tr.theta, r.Outer.Rule(), start); err != nil {
 					t.Fatal(err)
 				}
 				defer tr.outer.Free()

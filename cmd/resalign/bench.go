@@ -61,6 +61,7 @@ and prints the best and the median of several repetitions, and the largest memor
 	cmd.Flags().IntVar(&o.Batch, "batch", 0, "latents per batch (0: the preset's)")
 	cmd.Flags().IntVar(&o.Size, "size", 0, "side of the pictures in pixels (0: the preset's)")
 	cmd.Flags().StringVar(&o.DType, "dtype", bench.DTypes()[0], "type of the numbers: "+strings.Join(bench.DTypes(), ", "))
+	cmd.Flags().BoolVar(&o.GradientCheckpointing, "gradient-checkpointing", false, "compute derivatives with less memory and more work")
 	cmd.Flags().IntVar(&o.Simulations, "simulations", 1, "outer: simulations")
 	cmd.Flags().IntVar(&o.InnerSteps, "inner-steps", 2, "outer: steps of each simulation")
 	return cmd

@@ -27,6 +27,19 @@ func newInit() *cobra.Command {
   ascent  the plain baseline: gradient ascent on harmful pictures, distillation on others
   esd     the bounded baseline: negative-guidance distillation, distillation on others
 
+Methods that others have published, with their constants (docs/methods):
+
+  esd-x, esd-u   negative-guidance distillation of cross-attention, or of the rest, from prompts alone
+  uce, rece      closed-form edits of cross-attention, from prompts alone
+  salun          relabelling of harmful pictures by the most salient weights
+  meta-unlearn   a first-order gradient against relearning
+
+Ablations of sd14, each without one part of the method:
+
+  resalign-first-order      no hypergradient
+  resalign-one-simulation   no meta-learning
+  resalign-data-only        meta-learning over data sets, not over ways of fine-tuning
+
 An existing file is never overwritten.`,
 		Example: "  resalign init\n  resalign init --preset quick --out quick.toml",
 		Args:    noArguments,

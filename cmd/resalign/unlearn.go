@@ -83,7 +83,7 @@ Every key is explained in docs/recipes.md; "resalign init" writes a recipe to st
 						c.warn(fmt.Sprintf("step %d: %s", event.Step, note))
 					}
 				}
-				c.progress("unlearning", event.Step, r.Outer.Steps, eventNote(event))
+				c.progress("unlearning", event.Step, r.TotalSteps(), eventNote(event))
 			},
 		})
 		c.endProgress()
@@ -137,7 +137,12 @@ func unlearnCommand(path string, set []string, out, model string, e engineFlags)
 func eventNote(e train.Event) string {
 	var parts []string
 	for _, field := range []struct{ key, label string }{
-		{"loss", "loss"}, {"harmful_loss", "harmful"}, {"harmful_loss_after", "after fine-tuning"}, {"retain_loss", "retain"},
+		{"loss", "loss"},
+		{"harmful_loss", "harmful"},
+		{"harmful_loss_after", "after fine-tuning"},
+		{"retain_loss", "retain"},
+		{"erased_error", "erased, off by"},
+		{"preserved_error", "preserved, off by"},
 	} {
 		if x, ok := e.Number(field.key); ok {
 			parts = append(parts, fmt.Sprintf("%s %.4g", field.label, x))

@@ -1,0 +1,112 @@
+package unlearn
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Baselines beside ascent and esd; docs/methods has a page for each.
+const (
+	ESDX        = "esd-x"        // esd on cross-attention only (Gandikota et al. 2023)
+	ESDU        = "esd-u"        // esd on everything but cross-attention, output head and time embedding
+	UCE         = "uce"          // closed-form edit of cross-attention keys and values (Gandikota et al. 2024)
+	RECE        = "rece"         // uce, then edits of derived embeddings (Gong et al. 2024)
+	SalUn       = "salun"        // relabelling of the most salient parameters (Fan et al. 2024)
+	MetaUnlearn = "meta-unlearn" // first-order gradient against relearning (Gao et al. 2025)
+)
+
+// Relabel is the harmful loss of salun: ‖ε_θ(c_harm) − sg ε_θ(c_retain)‖².
+const Relabel = "relabel"
+
+// Kinds of the retain loss.
+const (
+	Distillation = "distillation" // ‖ε_θ − ε_θ₀‖²
+	Denoising    = "denoising"    // ‖ε_θ − ε‖²
+)
+
+// closedForm tells whether the method solves for weights instead of training them.
+func (r Recipe) closedForm() bool { return r.Method == UCE || r.Method == RECE }
+
+// restricted tells whether the method trains named parameters of the UNet.
+func (r Recipe) restricted() bool { return r.Method == ESDX || r.Method == ESDU }
+
+// needs lists the sets of pictures that the method reads, beside those of simulations.
+func (r Recipe) needs() []string {
+	if r.closedForm() {
+		return nil
+	}
+	var names []string
+	if r.Latents.From != FromPrompts || r.Method == MetaUnlearn {
+		names = append(names, "harmful")
+	}
+	if _, given := r.Data["retain"]; given || !r.restricted() {
+		names = append(names, "retain")
+	}
+	if r.Method == MetaUnlearn && r.Meta.usesRelated() {
+		names = append(names, "related")
+	}
+	return names
+}
+
+// TotalSteps is the number of steps that the run logs: outer steps, or the edits of a closed form.
+func (r Recipe) TotalSteps() int {
+	switch r.Method {
+	case UCE:
+		return 1
+	case RECE:
+		return 1 + r.Edit.Epochs
+	}
+	return r.Outer.Steps
+}
+
+func (r Recipe) validateMethod(v *validation) {
+	v.oneOf("method", r.Method, ResAlign, Ascent, ESD, ESDX, ESDU, UCE, RECE, SalUn, MetaUnlearn)
+	if r.closedForm() {
+		r.Edit.validate(v, r.Method)
+		return
+	}
+	o := r.Objective
+	for _, needed := range []struct{ method, harm string }{{ESD, ESD}, {ESDX, ESD}, {ESDU, ESD}, {Ascent, Ascent}, {SalUn, Relabel}} {
+		v.check(r.Method != needed.method || o.Harm == needed.harm, "objective.harm", "method %s needs harm = %q", needed.method, needed.harm)
+	}
+	v.check(o.Harm != Relabel || r.Method == SalUn, "objective.harm", "%q belongs to method %s", Relabel, SalUn)
+	v.check(!r.restricted() || r.Trainable.Parameters == "all", "trainable.parameters", "method %s trains weights of the UNet themselves; use \"all\"", r.Method)
+	r.Latents.validate(v, r)
+	if r.Method == SalUn {
+		r.Saliency.validate(v, r)
+	}
+	if r.Method == MetaUnlearn {
+		r.Meta.validate(v)
+		v.check(r.Objective.Depth == 0, "objective.depth", "method %s holds no depth", r.Method)
+		r.validateSimulations(v)
+	}
+}
+
+// esdParts are the parts of parameters' names by which esd-x and esd-u choose what they train. esd-u leaves out
+// cross-attention, the output head (conv_norm_out, conv_out) and the embedding of timesteps, as the authors' code does.
+func esdParts(method string) []string {
+	if method == ESDX {
+		return []string{".attn2."}
+	}
+	return []string{
+		"conv_in.", ".resnets.", "samplers.", ".proj_in.", ".proj_out.", ".attn1.", ".ff.",
+		".norm.", ".norm1.", ".norm2.", ".norm3.",
+	}
+}
+
+// chooseTheta selects the weights of the UNet that are trained where θ is no adapter.
+func (t *trainer) chooseTheta() (err error) {
+	t.theta = t.net.Group(0)
+	if !t.recipe.restricted() {
+		return nil
+	}
+	// A UNet of one level has no samplers, for instance.
+	parts := slices.DeleteFunc(esdParts(t.recipe.Method), func(part string) bool {
+		return !slices.ContainsFunc(t.model.UNetParams.Names(), func(name string) bool { return strings.Contains(name, part) })
+	})
+	if t.theta, err = t.net.Named(parts...); err != nil {
+		return fmt.Errorf("recipe: method %s: %w", t.recipe.Method, err)
+	}
+	return nil
+}
