@@ -17,6 +17,8 @@ type network struct {
 	adapters []*sd.Adapter
 	specs    []nn.Spec
 	starts   []int // where each group of parameters begins: the UNet, then the adapters; and the end
+
+	checkpoints bool // see denoise.Network.CheckpointGradients
 }
 
 // group is a range of a network's parameters.
@@ -33,6 +35,14 @@ func newNetwork(a *Architecture, adapters ...*sd.Adapter) *network {
 	n.key = a.Name
 	for i := range adapters {
 		n.key += " + " + n.adapterKey(i)
+	}
+	return n
+}
+
+// checkpointed makes the network compute activations again when derivatives need them.
+func (n *network) checkpointed(on bool) *network {
+	if n.checkpoints = on; on {
+		n.key += ", checkpointed"
 	}
 	return n
 }
@@ -89,6 +99,9 @@ func (n *network) predict(p, b []*ad.Value) *ad.Value {
 	w := nn.NewWeights(names, p[:n.starts[1]])
 	for i, a := range n.adapters {
 		w = w.WithAdapter(a.Factors(p[n.starts[i+1]:n.starts[i+2]]))
+	}
+	if n.checkpoints {
+		w = w.WithCheckpoints()
 	}
 	c := sd.Conditions{Timesteps: b[1], Context: b[2]}
 	if n.arch.XL {

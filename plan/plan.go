@@ -10,6 +10,7 @@ import (
 	"maps"
 	"runtime"
 	"slices"
+	"strings"
 
 	"github.com/gomlx/compute"
 	_ "github.com/gomlx/compute/gobackend" // whose graphs are compiled
@@ -75,6 +76,9 @@ const courses = 5
 
 // Make plans a run.
 func Make(o Options) (*Plan, error) {
+	if known := []string{unlearn.ResAlign, unlearn.Ascent, unlearn.ESD}; !slices.Contains(known, o.Recipe.Method) {
+		return nil, fmt.Errorf("plan: method %q cannot be planned; %s can", o.Recipe.Method, strings.Join(known, ", "))
+	}
 	backend, err := compute.NewWithConfig("go:ops_sequential")
 	if err != nil {
 		return nil, fmt.Errorf("plan: %w", err)
@@ -154,7 +158,7 @@ func newWalk(c *compiler, o Options, seed uint64) (*walk, error) {
 	if t.retained, err = size("retain", 4); err != nil {
 		return nil, err
 	}
-	t.net = t.teacher
+	t.net = newNetwork(a).checkpointed(r.Memory.GradientCheckpointing)
 	if r.Trainable.Parameters == "lora" {
 		layers, err := t.attention(r.Trainable.Targets...)
 		if err != nil {
@@ -163,7 +167,7 @@ func newWalk(c *compiler, o Options, seed uint64) (*walk, error) {
 		if t.adapter, err = sd.NewAdapter(layers, r.Trainable.Rank, r.Trainable.Scale); err != nil {
 			return nil, fmt.Errorf("recipe: trainable.rank: %w", err)
 		}
-		t.net = newNetwork(a, t.adapter)
+		t.net = newNetwork(a, t.adapter).checkpointed(r.Memory.GradientCheckpointing)
 		t.theta = t.net.group(1)
 	} else {
 		t.theta = t.net.group(0)
@@ -212,7 +216,7 @@ func (t *trainer) newView(s unlearn.Simulation) (*view, error) {
 		if t.adapter != nil {
 			adapters = []*sd.Adapter{t.adapter, fresh}
 		}
-		v.net, v.fresh, v.displacement = newNetwork(t.arch, adapters...), true, false
+		v.net, v.fresh, v.displacement = newNetwork(t.arch, adapters...).checkpointed(t.r.Memory.GradientCheckpointing), true, false
 		v.phi, v.theta = v.net.group(len(adapters)), v.net.group(len(adapters)-1)
 	case s.Adapts == unlearn.AllWeights && t.adapter != nil:
 		v.phi, v.displacement = t.net.group(0), false

@@ -332,3 +332,33 @@ func TestErrors(t *testing.T) {
 		t.Errorf("resolution that does not fit: %v", err)
 	}
 }
+
+// Checkpointing is planned, and saves most of a gradient's memory; a method that the planner does not know is refused.
+func TestCheckpointingAndUnknownMethods(t *testing.T) {
+	r := unlearn.Defaults()
+	model, err := FromPreset("small")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Model, r.Out, r.Method = "m", "o", unlearn.Ascent
+	r.Trainable.Parameters = "all"
+	r.Outer.Steps = 1
+	r.Data = map[string]unlearn.Dataset{"harmful": {Folder: "a", Batch: 8}, "retain": {Folder: "b", Batch: 8}}
+	peak := func() int64 {
+		t.Helper()
+		p, err := Make(Options{Recipe: r, Model: model, Threads: 1, Memory: 64 << 30, Rates: someRates})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p.Peak
+	}
+	off := peak()
+	r.Memory.GradientCheckpointing = true
+	if on := peak(); on > off*3/4 {
+		t.Errorf("planned peaks are %d without and %d with checkpointing", off, on)
+	}
+	r.Method = unlearn.UCE
+	if _, err := Make(Options{Recipe: r, Model: model, Memory: 1 << 30}); err == nil || !strings.Contains(err.Error(), `method "uce" cannot be planned`) {
+		t.Errorf("got %v", err)
+	}
+}

@@ -55,6 +55,8 @@ func candidates(o Options) []candidate {
 			out = append(out, candidate{set, costs, apply})
 		}
 	}
+	add(!r.Memory.GradientCheckpointing, `memory.gradient_checkpointing=true`, "a forward pass more for each derivative",
+		func(r *unlearn.Recipe) { r.Memory.GradientCheckpointing = true })
 	simulates, h := r.Method == unlearn.ResAlign, r.Hypergradient
 	second := simulates && h.Solver != unlearn.FirstOrder
 	add(second && h.Products == exactProducts, `hypergradient.products=central_differences`, "products to 1e-5 in place of exact ones",
