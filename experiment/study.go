@@ -156,12 +156,6 @@ func runStudy(ctx context.Context, e *engine.Engine, o StudyOptions, s studyScal
 	return y, y.run(ctx, parts, s, list, h)
 }
 
-// job is a part of the study that is made and measured on its own.
-type job struct {
-	x   *Experiment
-	arm arm // without a name: the base model
-}
-
 // run works through all jobs, seed by seed, several at once: operations of so small a model are too short to keep several
 // threads busy.
 func (y *Study) run(ctx context.Context, parts []*Experiment, s studyScale, list []arm, h Hooks) error {

@@ -103,7 +103,7 @@ func checkStudyPublished(t *testing.T, y *Study, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"# Before\n", "# After\n", "Red stars after fine-tuning", "| SGD simulated, implicit (CG, γ = 1) |", "diverse 2", "5 % harmful 1", "Sgd, 1 steps"} {
+	for _, want := range []string{"# Before\n", "# After\n", "Red stars after fine-tuning", "| SGD simulated, implicit (CG, γ = 1) |", "diverse 2", "5 % harmful 1", "SGD, 1 steps"} {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("the document has no %q:\n%s", want, text)
 		}

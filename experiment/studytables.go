@@ -11,6 +11,7 @@ import (
 	"github.com/resalign/resalign/audit"
 	"github.com/resalign/resalign/files"
 	"github.com/resalign/resalign/report"
+	"github.com/resalign/resalign/train"
 )
 
 // cellKey is a column of the study's tables.
@@ -242,7 +243,7 @@ func (y *Study) agreementTable(b *strings.Builder, table func([]string, [][]stri
 	b.WriteString("### Hypergradients against the exact derivative of the simulation\n\nCosine (lowest to highest over seeds and draws), and length in lengths of the exact one; at a model erased by ascent.\n\n")
 	head := []string{"way"}
 	for _, c := range columns {
-		head = append(head, fmt.Sprintf("%s, %d steps", strings.ToUpper(c.optimizer[:1])+c.optimizer[1:], c.steps))
+		head = append(head, fmt.Sprintf("%s, %d steps", map[string]string{train.SGD: "SGD", train.Adam: "Adam"}[c.optimizer], c.steps))
 	}
 	var rows [][]string
 	for _, name := range names {
