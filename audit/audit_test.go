@@ -79,7 +79,7 @@ func (b *bench) plan(n int) Plan {
 		Models:   []Model{{Name: "base", Dir: filepath.Join(b.root, "model"), Gradients: 12}},
 		Harm:     Prompts{List: list(mini.HarmPrompts(1, mini.Core)), Pictures: n},
 		Benign:   Prompts{List: list(mini.BenignPrompts(1, mini.Core)), Pictures: n},
-		Harmful:  score.Labels{"shape": mini.HarmShape, "colour": mini.HarmColour},
+		Harmful:  score.Criterion{Labels: score.Labels{"shape": mini.HarmShape, "colour": mini.HarmColour}},
 		Generate: generate.Options{Steps: 8, Guidance: 4, Scheduler: "ddim", Batch: min(16, n)},
 		Seed:     42, Keep: 2, HarmData: b.harm, HarmBatches: 1, HarmBatch: 8,
 	}
@@ -169,15 +169,15 @@ func TestBaseModel(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		labels, err := b.detector.Detect(t.Context(), []*data.RGB{picture})
-		if err != nil || labels[0]["shape"] != k.Labels["shape"] || labels[0]["colour"] != k.Labels["colour"] {
-			t.Errorf("%s is labelled %v, and now %v (%v)", k.File, k.Labels, labels, err)
+		found, err := b.detector.Detect(t.Context(), []*data.RGB{picture})
+		if err != nil || found[0].Labels["shape"] != k.Labels["shape"] || found[0].Labels["colour"] != k.Labels["colour"] {
+			t.Errorf("%s is labelled %v, and now %v (%v)", k.File, k.Labels, found, err)
 		}
 		set, list := "harm", p.Harm.List
 		if i >= 2 {
 			set, list = "benign", p.Benign.List
 		}
-		if k.Set != set || k.Prompt != list[i%2].Text || k.Flagged != k.Labels.Matches(p.Harmful) {
+		if k.Set != set || k.Prompt != list[i%2].Text || k.Flagged != p.Harmful.Holds(k.Finding) {
 			t.Errorf("picture %d is %+v", i, k)
 		}
 	}
@@ -356,7 +356,7 @@ func TestInvalidPlans(t *testing.T) {
 		"-3 pictures of harm prompts":  func(p *Plan) { p.Harm.Pictures = -3 },
 		"no pictures are asked for":    func(p *Plan) { p.Harm.Pictures, p.Benign.Pictures = 0, 0 },
 		"does not say which labels":    func(p *Plan) { p.Benign.List[1].Want = nil },
-		"nothing is said to be":        func(p *Plan) { p.Harmful = nil },
+		"nothing is said to be":        func(p *Plan) { p.Harmful = score.Criterion{} },
 		"1 batches of 0 pictures":      func(p *Plan) { p.HarmBatch = 0 },
 		"-1 batches of 8 pictures":     func(p *Plan) { p.HarmBatches = -1 },
 		"both be kept as base-x-diverse-1": func(p *Plan) {
@@ -421,6 +421,6 @@ type lazy struct{}
 
 func (lazy) Name() string { return "lazy" }
 
-func (lazy) Detect(context.Context, []*data.RGB) ([]score.Labels, error) {
-	return []score.Labels{{"shape": mini.HarmShape}}, nil
+func (lazy) Detect(context.Context, []*data.RGB) ([]score.Finding, error) {
+	return []score.Finding{{Labels: score.Labels{"shape": mini.HarmShape}}}, nil
 }

@@ -44,7 +44,7 @@ func TestChangedPlansAreMeasuredAnew(t *testing.T) {
 		"another prompt":        func(p *Plan, _ *Adaptation) { p.Harm.List[0].Text += "!" },
 		"another right label":   func(p *Plan, _ *Adaptation) { p.Benign.List[0].Want = score.Labels{"shape": "none"} },
 		"more pictures":         func(p *Plan, _ *Adaptation) { p.Benign.Pictures++ },
-		"another concept":       func(p *Plan, _ *Adaptation) { p.Harmful = score.Labels{"shape": mini.HarmShape} },
+		"another concept":       func(p *Plan, _ *Adaptation) { p.Harmful.Labels = score.Labels{"shape": mini.HarmShape} },
 		"another guidance":      func(p *Plan, _ *Adaptation) { p.Generate.Guidance++ },
 		"more batches":          func(p *Plan, _ *Adaptation) { p.HarmBatches++ },
 		"other harmful data":    func(p *Plan, _ *Adaptation) { p.HarmData = b.benign },

@@ -20,8 +20,8 @@ type Plan struct {
 
 	Harm   Prompts // of the concept that should be gone
 	Benign Prompts // of everything else
-	// Harmful are the labels that make a picture harmful.
-	Harmful score.Labels
+	// Harmful tells which pictures are harmful.
+	Harmful score.Criterion
 
 	Generate generate.Options
 	Seed     uint64
@@ -130,8 +130,8 @@ func (p Plan) Validate() error {
 	if p.Harm.Pictures+p.Benign.Pictures == 0 {
 		return fmt.Errorf("audit: no pictures are asked for")
 	}
-	if len(p.Harmful) == 0 {
-		return fmt.Errorf("audit: nothing is said to be harmful")
+	if err := p.Harmful.Validate(); err != nil {
+		return fmt.Errorf("audit: harmful: %w", err)
 	}
 	return nil
 }
@@ -185,11 +185,11 @@ type Row struct {
 
 // Kept is a picture that was kept for the report.
 type Kept struct {
-	File    string       `json:"file"` // relative to the audit's folder
-	Prompt  string       `json:"prompt"`
-	Set     string       `json:"set"` // harm or benign
-	Labels  score.Labels `json:"labels"`
-	Flagged bool         `json:"flagged"` // harmful: blurred in reports
+	File   string `json:"file"` // relative to the audit's folder
+	Prompt string `json:"prompt"`
+	Set    string `json:"set"` // harm or benign
+	score.Finding
+	Flagged bool `json:"flagged"` // harmful: blurred in reports
 }
 
 // cell names a row's files.

@@ -193,10 +193,10 @@ func (a *auditor) measure(ctx context.Context, net *denoise.Network, p denoise.P
 		return row, err
 	}
 	row.Pictures = nil
-	if row.IP, err = a.count(ctx, g, "harm", a.plan.Harm, &row, func(l score.Labels, _ Prompt) bool { return l.Matches(a.plan.Harmful) }); err != nil {
+	if row.IP, err = a.count(ctx, g, "harm", a.plan.Harm, &row, func(f score.Finding, _ Prompt) bool { return a.plan.Harmful.Holds(f) }); err != nil {
 		return row, err
 	}
-	if row.Benign, err = a.count(ctx, g, "benign", a.plan.Benign, &row, func(l score.Labels, p Prompt) bool { return l.Matches(p.Want) }); err != nil {
+	if row.Benign, err = a.count(ctx, g, "benign", a.plan.Benign, &row, func(f score.Finding, p Prompt) bool { return f.Labels.Matches(p.Want) }); err != nil {
 		return row, err
 	}
 	row.IPInterval, row.BenignInterval = row.IP.Wilson(), row.Benign.Wilson()
@@ -210,7 +210,7 @@ func (a *auditor) measure(ctx context.Context, net *denoise.Network, p denoise.P
 const embeddingMemory = 256 << 20
 
 // count makes the pictures of a set and counts those for which the predicate holds.
-func (a *auditor) count(ctx context.Context, g *generate.Generator, set string, p Prompts, row *Row, holds func(score.Labels, Prompt) bool) (score.Rate, error) {
+func (a *auditor) count(ctx context.Context, g *generate.Generator, set string, p Prompts, row *Row, holds func(score.Finding, Prompt) bool) (score.Rate, error) {
 	rate := score.Rate{N: p.Pictures}
 	var requests []generate.Request
 	for i := range p.Pictures {
@@ -224,16 +224,16 @@ func (a *auditor) count(ctx context.Context, g *generate.Generator, set string, 
 	for i, picture := range pictures {
 		images[i] = picture.Image
 	}
-	labels, err := a.detector.Detect(ctx, images)
+	findings, err := a.detector.Detect(ctx, images)
 	if err != nil {
 		return rate, err
 	}
-	if len(labels) != len(images) {
-		return rate, fmt.Errorf("detector %s labelled %d of %d pictures", a.detector.Name(), len(labels), len(images))
+	if len(findings) != len(images) {
+		return rate, fmt.Errorf("detector %s labelled %d of %d pictures", a.detector.Name(), len(findings), len(images))
 	}
-	for i, l := range labels {
+	for i, found := range findings {
 		prompt := p.List[i%len(p.List)]
-		if holds(l, prompt) {
+		if holds(found, prompt) {
 			rate.K++
 		}
 		if i >= a.plan.Keep {
@@ -243,7 +243,7 @@ func (a *auditor) count(ctx context.Context, g *generate.Generator, set string, 
 		if err := data.SavePNG(filepath.Join(a.dir, file), images[i]); err != nil {
 			return rate, err
 		}
-		row.Pictures = append(row.Pictures, Kept{File: filepath.ToSlash(file), Prompt: prompt.Text, Set: set, Labels: l, Flagged: l.Matches(a.plan.Harmful)})
+		row.Pictures = append(row.Pictures, Kept{File: filepath.ToSlash(file), Prompt: prompt.Text, Set: set, Finding: found, Flagged: a.plan.Harmful.Holds(found)})
 	}
 	return rate, nil
 }

@@ -189,7 +189,7 @@ func (x *Experiment) reuse(r unlearn.Recipe) error {
 // plan is the audit of one model.
 func (x *Experiment) plan(m audit.Model) (audit.Plan, error) {
 	p := audit.Plan{
-		Models: []audit.Model{m}, Harmful: score.Labels{"shape": mini.HarmShape, "colour": mini.HarmColour},
+		Models: []audit.Model{m}, Harmful: score.Criterion{Labels: score.Labels{"shape": mini.HarmShape, "colour": mini.HarmColour}},
 		Generate: x.sampling(), Seed: x.seed, Keep: 12, HarmBatches: x.scale.harmBatches, HarmBatch: 32,
 		Harm:   audit.Prompts{List: prompts(mini.HarmPrompts(x.seed, x.scale.prompts)), Pictures: x.pictures},
 		Benign: audit.Prompts{List: prompts(mini.BenignPrompts(x.seed, x.scale.prompts)), Pictures: x.pictures},

@@ -75,7 +75,7 @@ func (l *Labeller) Name() string { return "miniature shapes and colours " + l.ve
 func (l *Labeller) Free() { l.detector.Free() }
 
 // Detect labels pictures of the miniature's size with their shape and colour.
-func (l *Labeller) Detect(ctx context.Context, pictures []*data.RGB) ([]score.Labels, error) {
+func (l *Labeller) Detect(ctx context.Context, pictures []*data.RGB) ([]score.Finding, error) {
 	pixels := make([][]float32, len(pictures))
 	for i, p := range pictures {
 		if p.Width != Side || p.Height != Side {
@@ -87,9 +87,9 @@ func (l *Labeller) Detect(ctx context.Context, pictures []*data.RGB) ([]score.La
 	if err != nil {
 		return nil, err
 	}
-	labels := make([]score.Labels, len(found))
+	findings := make([]score.Finding, len(found))
 	for i, d := range found {
-		labels[i] = score.Labels{"shape": d.Shape, "colour": d.Colour}
+		findings[i].Labels = score.Labels{"shape": d.Shape, "colour": d.Colour}
 	}
-	return labels, nil
+	return findings, nil
 }

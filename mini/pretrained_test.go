@@ -66,21 +66,21 @@ func TestCarriedDetector(t *testing.T) {
 	for i := range set.Size {
 		pictures = append(pictures, set.At(99, i).Picture)
 	}
-	labels, err := detector.Detect(t.Context(), pictures)
+	findings, err := detector.Detect(t.Context(), pictures)
 	if err != nil {
 		t.Fatal(err)
 	}
 	wrong := 0
-	for i, l := range labels {
-		if s := set.At(99, i).Scene; l["shape"] != s.Shape || l["colour"] != s.Colour {
+	for i, f := range findings {
+		if s := set.At(99, i).Scene; f.Labels["shape"] != s.Shape || f.Labels["colour"] != s.Colour {
 			wrong++
 		}
 	}
-	if len(labels) != set.Size || wrong > 2 {
-		t.Errorf("%d of %d labels are wrong", wrong, len(labels))
+	if len(findings) != set.Size || wrong > 2 {
+		t.Errorf("%d of %d labels are wrong", wrong, len(findings))
 	}
 	blank, err := detector.Detect(t.Context(), []*data.RGB{data.NewRGB(Side, Side)})
-	if err != nil || blank[0]["shape"] != NoShape {
+	if err != nil || blank[0].Labels["shape"] != NoShape {
 		t.Errorf("a black picture is labelled %v, %v", blank, err)
 	}
 	if none, err := detector.Detect(t.Context(), nil); err != nil || len(none) != 0 {

@@ -89,7 +89,7 @@ func keepSamples(t *testing.T, dir string, rows []audit.Row, each int) {
 				if err := data.SavePNG(filepath.Join(dir, file), drawing(labels["shape"], labels["colour"], s)); err != nil {
 					t.Fatal(err)
 				}
-				row.Pictures = append(row.Pictures, audit.Kept{File: file, Prompt: prompt, Set: set, Labels: labels, Flagged: labels["shape"] == "star"})
+				row.Pictures = append(row.Pictures, audit.Kept{File: file, Prompt: prompt, Set: set, Finding: score.Finding{Labels: labels}, Flagged: labels["shape"] == "star"})
 			}
 		}
 	}

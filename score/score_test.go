@@ -56,3 +56,34 @@ func TestLabelsMatch(t *testing.T) {
 		}
 	}
 }
+
+func TestCriterion(t *testing.T) {
+	exposed := Criterion{Any: []string{"FEET_EXPOSED", "BELLY_EXPOSED"}, Above: 0.45}
+	for _, c := range []struct {
+		f    Finding
+		ok   bool
+		what string
+	}{
+		{Finding{Scores: map[string]float64{"FEET_EXPOSED": 0.46}}, true, "one label above"},
+		{Finding{Scores: map[string]float64{"FEET_EXPOSED": 0.45}}, false, "equal"},
+		{Finding{Scores: map[string]float64{"FACE_MALE": 0.9}}, false, "another label"},
+		{Finding{}, false, "nothing found"},
+	} {
+		if exposed.Holds(c.f) != c.ok {
+			t.Errorf("%s: %v", c.what, !c.ok)
+		}
+	}
+	if zero := (Criterion{Any: []string{"A"}}); zero.Holds(Finding{}) {
+		t.Error("a label that was not scored counts as scored above 0")
+	}
+	for what, c := range map[string]Criterion{
+		"neither": {}, "both": {Labels: Labels{"shape": "star"}, Any: []string{"A"}}, "one": {Any: []string{"A"}, Above: 1},
+	} {
+		if c.Validate() == nil {
+			t.Errorf("%s is accepted", what)
+		}
+	}
+	if err := exposed.Validate(); err != nil {
+		t.Error(err)
+	}
+}
