@@ -44,7 +44,10 @@ func (x *Experiment) folder(parts ...string) string {
 func (x *Experiment) recipe(name, method string, steps int) unlearn.Recipe {
 	r := unlearn.Defaults()
 	r.Model, r.Out = filepath.Join(x.out, "model"), filepath.Join(x.out, "runs", name)
-	r.Method, r.Seed, r.Engine = method, x.seed, x.engine.Kind()
+	r.Method, r.Seed = method, x.seed
+	if x.engine != nil {
+		r.Engine = x.engine.Kind()
+	}
 	r.Trainable = unlearn.Trainable{Parameters: "all"}
 	r.Outer = unlearn.Outer{Steps: steps, Optimizer: train.Adam, LearningRate: rate, ClipNorm: clip, SimulationsPerStep: 1}
 	r.Objective = unlearn.Objective{Harm: unlearn.Ascent, Cap: errorCap, Alpha: eraseRetain, AlphaFinal: eraseRetain}
@@ -108,7 +111,7 @@ func (x *Experiment) sampling() generate.Options {
 
 // adaptationData is what an adaptation learns from.
 func (x *Experiment) adaptationData(a adaptation) (data.Mixture, error) {
-	pictures, err := x.open("evaluation", cmp.Or(a.pictures, a.name))
+	pictures, err := x.open(cmp.Or(a.pictures, "evaluation/"+a.name))
 	if err != nil || a.harmful == 0 {
 		return pictures, err
 	}

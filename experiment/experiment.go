@@ -35,8 +35,17 @@ type Hooks struct {
 	Finish  <-chan struct{}
 	OnStage func(name string, took time.Duration, found bool) // a stage is finished, or was found finished
 	OnStep  func(stage string, done, total int)
+	// Unlearn, if set, carries out a recipe file in a process of its own, so that what it costs can be told apart from what
+	// goes on beside it.
+	Unlearn func(ctx context.Context, recipe string, resume bool, finish <-chan struct{}) (Usage, error)
 	Program string
 	Command []string
+}
+
+// Usage is what making a model took, alone in its process.
+type Usage struct {
+	CPUSeconds float64 `json:"cpu_seconds"` // of all sessions
+	PeakMemory int64   `json:"peak_memory"` // bytes
 }
 
 // Experiment is a run of the experiment in its folder.
@@ -68,6 +77,7 @@ type Outcome struct {
 type Stage struct {
 	Name    string  `json:"name"`
 	Seconds float64 `json:"seconds"`
+	Usage   *Usage  `json:"usage,omitempty"` // where it was done in a process of its own
 }
 
 // Run does what is left of the experiment in o.Out. It returns train.ErrInterrupted if it was asked to finish early.
@@ -144,6 +154,9 @@ func (x *Experiment) method(ctx context.Context, name string, r unlearn.Recipe) 
 				return true, x.reuse(r)
 			}
 		}
+		if x.hooks.Unlearn != nil {
+			return false, x.apart(ctx, name, text, resume)
+		}
 		_, err = unlearn.Run(ctx, x.engine, r, unlearn.Hooks{
 			Resume: resume, Finish: x.hooks.Finish, Program: x.hooks.Program, Command: x.hooks.Command,
 			OnEvent: func(e train.Event) { x.advance(x.stepUnits(r, e.Step-1)) },
@@ -164,7 +177,8 @@ func (x *Experiment) method(ctx context.Context, name string, r unlearn.Recipe) 
 		return m, fmt.Errorf("%s: the run's log is empty", r.Out)
 	}
 	gradients, ok := events[len(events)-1].Number("gradients")
-	if !ok || !(gradients > 0) {
+	closedForm := r.Method == unlearn.UCE || r.Method == unlearn.RECE
+	if !closedForm && !(ok && gradients > 0) {
 		return m, fmt.Errorf("%s: the run's log does not say how many gradients it took; remove the folder to make the run again", r.Out)
 	}
 	m.Gradients = gradients
@@ -186,8 +200,8 @@ func (x *Experiment) reuse(r unlearn.Recipe) error {
 	return nil
 }
 
-// plan is the audit of one model.
-func (x *Experiment) plan(m audit.Model) (audit.Plan, error) {
+// plan is the audit of one model, as it is and after each adaptation.
+func (x *Experiment) plan(m audit.Model, adaptations []adaptation) (audit.Plan, error) {
 	p := audit.Plan{
 		Models: []audit.Model{m}, Harmful: score.Criterion{Labels: score.Labels{"shape": mini.HarmShape, "colour": mini.HarmColour}},
 		Generate: x.sampling(), Seed: x.seed, Keep: 12, HarmBatches: x.scale.harmBatches, HarmBatch: 32,
@@ -198,7 +212,7 @@ func (x *Experiment) plan(m audit.Model) (audit.Plan, error) {
 	if p.HarmData, err = x.open("evaluation", "harm"); err != nil {
 		return p, err
 	}
-	for _, a := range x.scale.adaptations {
+	for _, a := range adaptations {
 		pictures, err := x.adaptationData(a)
 		if err != nil {
 			return p, err
@@ -207,9 +221,14 @@ func (x *Experiment) plan(m audit.Model) (audit.Plan, error) {
 		if err != nil {
 			return p, err
 		}
+		learnt := finetune.Data{Pictures: pictures, Cache: cache}
+		if a.prior != "" {
+			if learnt.Prior, err = x.open(a.prior); err != nil {
+				return p, err
+			}
+		}
 		p.Adaptations = append(p.Adaptations, audit.Adaptation{
-			Name: a.name, Config: x.fineTuning(), Steps: a.steps, Data: finetune.Data{Pictures: pictures, Cache: cache},
-			Models: a.models(m.Name),
+			Name: a.name, Config: a.fineTuning(x), Steps: a.steps, Data: learnt,
 		})
 	}
 	return p, nil

@@ -3,6 +3,7 @@ package experiment
 import (
 	"slices"
 
+	"github.com/resalign/resalign/finetune"
 	"github.com/resalign/resalign/mini"
 )
 
@@ -28,17 +29,20 @@ func published() scale {
 type adaptation struct {
 	name     string
 	steps    []int
-	pictures string  // the set; empty: that of the adaptation's name
+	pictures string  // the set; empty: the evaluation's of the adaptation's name
 	harmful  float64 // share of harmful pictures mixed in
+	prior    string  // DreamBooth: the set of pictures of the subject's class
+	config   *finetune.Config
 }
 
-// models tells an audit of one model whether the adaptation concerns it. The base model has nothing to recover, and is
-// measured as it is.
-func (a adaptation) models(name string) []string {
-	if name == Base {
-		return []string{}
+// fineTuning is the adaptation's configuration: its own, or that of the demo.
+func (a adaptation) fineTuning(x *Experiment) finetune.Config {
+	if a.config == nil {
+		return x.fineTuning()
 	}
-	return []string{name}
+	c := *a.config
+	c.Seed = x.seed
+	return c
 }
 
 // work is how many steps the fine-tunings of one model take together, and how many cells they give beside that of the

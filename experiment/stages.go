@@ -33,17 +33,35 @@ func (s *stages) open(path string) error {
 	return nil
 }
 
-func (s *stages) add(name string, took time.Duration) error {
-	found := false
+// find returns the stage of that name; nil if there is none.
+func (s *stages) find(name string) *Stage {
 	for i := range s.list {
 		if s.list[i].Name == name {
-			s.list[i].Seconds += took.Seconds()
-			found = true
+			return &s.list[i]
 		}
 	}
-	if !found {
-		s.list = append(s.list, Stage{name, took.Seconds()})
+	return nil
+}
+
+func (s *stages) findOrAdd(name string) *Stage {
+	if s.find(name) == nil {
+		s.list = append(s.list, Stage{Name: name})
 	}
+	return s.find(name)
+}
+
+// use adds what a process took to a stage; add writes it down.
+func (s *stages) use(name string, u Usage) {
+	stage := s.findOrAdd(name)
+	if stage.Usage == nil {
+		stage.Usage = &Usage{}
+	}
+	stage.Usage.CPUSeconds += u.CPUSeconds
+	stage.Usage.PeakMemory = max(stage.Usage.PeakMemory, u.PeakMemory)
+}
+
+func (s *stages) add(name string, took time.Duration) error {
+	s.findOrAdd(name).Seconds += took.Seconds()
 	b, err := json.MarshalIndent(s.list, "", "  ")
 	if err != nil {
 		return fmt.Errorf("demo: %w", err)

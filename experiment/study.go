@@ -58,7 +58,7 @@ func publishedStudy() studyScale {
 			erase: 60, harmBatches: 8, sets: mini.Sets(), prompts: mini.Varied,
 			adaptations: []adaptation{
 				{name: "diverse", steps: []int{100, 200, 500, 1000}},
-				{name: "harmful-5", pictures: "diverse", harmful: 0.05, steps: []int{100}},
+				{name: "harmful-5", pictures: "evaluation/diverse", harmful: 0.05, steps: []int{100}},
 				{name: "subject", steps: []int{100}},
 			},
 		},
@@ -140,15 +140,7 @@ func runStudy(ctx context.Context, e *engine.Engine, o StudyOptions, s studyScal
 		x := &Experiment{out: filepath.Join(o.Out, fmt.Sprintf("seed-%d", seed)), seed: seed, pictures: o.Pictures, engine: e, hooks: h, scale: s.scale}
 		x.hooks.OnStage = named(h.OnStage, fmt.Sprintf("seed %d, ", seed))
 		x.hooks.OnStep = nil
-		if err := claim("study", x.out, struct {
-			Seed uint64 `json:"seed"`
-		}{seed}); err != nil {
-			return nil, err
-		}
-		if err := x.stages.open(filepath.Join(x.out, stagesFile)); err != nil {
-			return nil, err
-		}
-		if err := x.prepare(ctx); err != nil {
+		if err := x.begin(ctx); err != nil {
 			return nil, err
 		}
 		parts, y.Seeds = append(parts, x), append(y.Seeds, seed)
@@ -174,15 +166,15 @@ func (y *Study) run(ctx context.Context, parts []*Experiment, s studyScale, list
 	agreement := make([][]Approximation, len(parts))
 	for i, x := range parts {
 		rows[i] = make([][]audit.Row, 1+len(list))
-		measured := func(at int, m audit.Model) error {
-			found, err := x.measure(ctx, m, detectors[i])
+		measured := func(at int, m audit.Model, adaptations []adaptation) error {
+			found, err := x.measure(ctx, m, adaptations, detectors[i])
 			mu.Lock()
 			defer mu.Unlock()
 			rows[i][at] = found
 			return err
 		}
 		jobs = append(jobs, func(context.Context) error {
-			return measured(0, audit.Model{Name: Base, Dir: filepath.Join(x.out, "model")})
+			return measured(0, audit.Model{Name: Base, Dir: filepath.Join(x.out, "model")}, nil)
 		})
 		for k, a := range list {
 			jobs = append(jobs, func(ctx context.Context) error {
@@ -190,7 +182,7 @@ func (y *Study) run(ctx context.Context, parts []*Experiment, s studyScale, list
 				if err != nil {
 					return err
 				}
-				return measured(1+k, m)
+				return measured(1+k, m, x.scale.adaptations)
 			})
 		}
 		if s.agreement > 0 {
@@ -203,7 +195,7 @@ func (y *Study) run(ctx context.Context, parts []*Experiment, s studyScale, list
 			})
 		}
 	}
-	if err := inOrder(ctx, jobs, h); err != nil {
+	if err := inOrder(ctx, "study", jobs, h); err != nil {
 		return err
 	}
 	y.Rows = slices.Concat(slices.Concat(rows...)...)
@@ -216,7 +208,7 @@ func (y *Study) run(ctx context.Context, parts []*Experiment, s studyScale, list
 
 // inOrder does the jobs, as many at once as there are threads, beginning them in order, and returns the first error. When
 // one fails the others are broken off; when Finish is closed they save what they have.
-func inOrder(ctx context.Context, jobs []func(context.Context) error, h Hooks) error {
+func inOrder(ctx context.Context, name string, jobs []func(context.Context) error, h Hooks) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	w := &work{slots: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)))}
@@ -235,7 +227,7 @@ func inOrder(ctx context.Context, jobs []func(context.Context) error, h Hooks) e
 				}
 				w.mu.Lock()
 				if done++; h.OnStep != nil {
-					h.OnStep("study", done, len(jobs))
+					h.OnStep(name, done, len(jobs))
 				}
 				w.mu.Unlock()
 			}

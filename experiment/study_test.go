@@ -21,7 +21,7 @@ func smallStudy() (studyScale, []arm) {
 	s := publishedStudy()
 	s.erase, s.budget, s.harmBatches, s.agreement = 2, 2*37.4+2*250, 1, 1
 	s.simulated = []int{1}
-	s.adaptations = []adaptation{{name: "diverse", steps: []int{1, 2}}, {name: "harmful-5", pictures: "diverse", harmful: 0.05, steps: []int{1}}}
+	s.adaptations = []adaptation{{name: "diverse", steps: []int{1, 2}}, {name: "harmful-5", pictures: "evaluation/diverse", harmful: 0.05, steps: []int{1}}}
 	for i := range s.sets {
 		s.sets[i].Size = min(s.sets[i].Size, 24)
 	}
@@ -93,7 +93,7 @@ func TestStudy(t *testing.T) {
 func checkStudyPublished(t *testing.T, y *Study, dir string) {
 	t.Helper()
 	results, document := filepath.Join(dir, "results.json"), filepath.Join(dir, "results.md")
-	if err := os.WriteFile(document, []byte("# Before\n"+tablesBegin+"\nold\n"+tablesEnd+"\n# After\n"), 0o644); err != nil {
+	if err := os.WriteFile(document, []byte("# Before\n<!-- study: begin -->\nold\n<!-- study: end -->\n# After\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if err := y.Publish(results, document, map[string]string{"resalign": "test"}); err != nil {

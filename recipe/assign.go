@@ -208,10 +208,16 @@ func (a *assigner) assignList(path string, value any, target reflect.Value) {
 		fresh = reflect.MakeSlice(t, list.Len(), list.Len())
 	}
 	for i := range list.Len() {
+		if d, ok := fresh.Index(i).Addr().Interface().(Defaulter); ok {
+			d.SetDefaults()
+		}
 		a.assign(element(path, i), list.Index(i).Interface(), fresh.Index(i))
 	}
 	target.Set(fresh)
 }
+
+// Defaulter is a list's element that does not begin empty: SetDefaults is called before what a recipe says is put over it.
+type Defaulter interface{ SetDefaults() }
 
 // changedElement stands for a list of which one element is set, as in attacks[2].steps=5; the rest stays.
 type changedElement struct {

@@ -177,6 +177,9 @@ func (l Layers) choosePreset(name string, file document, target reflect.Value) e
 	if !isText {
 		return fail("should be a string, not %s", describe(value))
 	}
+	if chosen == "" { // what a resolved recipe says that had none
+		return nil
+	}
 	data, known := l.Presets[chosen]
 	if !known {
 		return fail("cannot be %q; %s", chosen, suggest(chosen, slices.Sorted(maps.Keys(l.Presets))))

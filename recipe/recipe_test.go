@@ -352,3 +352,34 @@ func TestDistance(t *testing.T) {
 		}
 	}
 }
+
+type animal struct {
+	Name string `toml:"name"`
+	Legs int    `toml:"legs"`
+}
+
+func (a *animal) SetDefaults() { a.Legs = 4 }
+
+func TestElementsBeginWithTheirDefaults(t *testing.T) {
+	var zoo struct {
+		Animals []animal `toml:"animal"`
+	}
+	if err := DecodeBytes("zoo.toml", []byte("[[animal]]\nname = \"cat\"\n[[animal]]\nname = \"bird\"\nlegs = 2\n"), &zoo); err != nil {
+		t.Fatal(err)
+	}
+	if len(zoo.Animals) != 2 || zoo.Animals[0].Legs != 4 || zoo.Animals[1].Legs != 2 {
+		t.Errorf("the animals are %+v", zoo.Animals)
+	}
+}
+
+// A resolved recipe says preset = "" where there was none, and can be run again.
+func TestAnEmptyPresetIsNone(t *testing.T) {
+	var r struct {
+		Preset string `toml:"preset"`
+		Limit  int    `toml:"limit"`
+	}
+	layers := Layers{Presets: map[string][]byte{"small": []byte("limit = 1\n")}}
+	if err := LoadBytes("r.toml", []byte("preset = \"\"\nlimit = 3\n"), layers, &r); err != nil || r.Limit != 3 {
+		t.Errorf("limit %d, %v", r.Limit, err)
+	}
+}

@@ -1,21 +1,21 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
-	"os"
-	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/resalign/resalign/engine"
 	"github.com/resalign/resalign/experiment"
 )
 
 func newDemo() *cobra.Command {
 	var (
-		c      = &console{}
-		engine engineFlags
-		o      = experiment.Defaults()
+		c         = &console{}
+		computing engineFlags
+		o         = experiment.Defaults()
 	)
 	cmd := &cobra.Command{
 		Use:   "demo",
@@ -28,7 +28,7 @@ and recipe in the folder. It goes on where it stopped when it is called again.`,
 		Args:    noArguments,
 	}
 	addConsole(cmd, c)
-	engine.add(cmd, "auto", "what computes, such as go")
+	computing.add(cmd, "auto", "what computes, such as go")
 	flags := cmd.Flags()
 	flags.StringVar(&o.Out, "out", o.Out, "folder for everything")
 	flags.Uint64Var(&o.Seed, "seed", o.Seed, "of every random number")
@@ -37,22 +37,13 @@ and recipe in the folder. It goes on where it stopped when it is called again.`,
 		if err := needFlags(cmd, "out"); err != nil {
 			return err
 		}
-		e, closeEngine, err := engine.open(cmd)
+		outcome, versions, err := experimentRun(cmd, c, computing, func(ctx context.Context, e *engine.Engine, h experiment.Hooks) (*experiment.Outcome, error) {
+			return experiment.Run(ctx, e, o, h)
+		})
 		if err != nil {
 			return err
 		}
-		defer closeEngine()
-		finish, ctx, stop := watchInterrupts(cmd, c, "step")
-		defer stop()
-		outcome, err := experiment.Run(ctx, e, o, experiment.Hooks{
-			Finish: finish, Program: programVersion(), Command: os.Args, OnStage: c.stage,
-			OnStep: func(stage string, done, total int) { c.progress(stage, done, total, "") },
-		})
-		c.endProgress()
-		if err != nil {
-			return stopped(err, os.Args...)
-		}
-		published, err := outcome.Publish(o.Out, map[string]string{"resalign": programVersion(), "engine": e.Description()})
+		published, err := outcome.Publish(o.Out, versions)
 		if err != nil {
 			return err
 		}
@@ -61,14 +52,4 @@ and recipe in the folder. It goes on where it stopped when it is called again.`,
 		})
 	}
 	return cmd
-}
-
-// stage writes a line for a finished part of a longer job.
-func (c *console) stage(name string, took time.Duration, found bool) {
-	c.endProgress()
-	if found {
-		c.say(fmt.Sprintf("%s: finished earlier", name))
-		return
-	}
-	c.say(fmt.Sprintf("%s: %.1f s", name, took.Seconds()))
 }

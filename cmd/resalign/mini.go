@@ -1,22 +1,23 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
 
+	"github.com/resalign/resalign/engine"
 	"github.com/resalign/resalign/experiment"
 )
 
 func newMini() *cobra.Command {
 	var (
-		c      = &console{}
-		engine engineFlags
-		out    string
-		t      = experiment.PublishedTraining()
+		c         = &console{}
+		computing engineFlags
+		out       string
+		t         = experiment.PublishedTraining()
 	)
 	cmd := &cobra.Command{
 		Use:   "mini",
@@ -29,7 +30,7 @@ goes on where it stopped when it is called again.`,
 		Args:    noArguments,
 	}
 	addConsole(cmd, c)
-	engine.add(cmd, "auto", "what computes, such as go")
+	computing.add(cmd, "auto", "what computes, such as go")
 	flags := cmd.Flags()
 	flags.StringVar(&out, "out", "", "folder for everything, new or of an interrupted call")
 	flags.Uint64Var(&t.Seed, "seed", t.Seed, "of every random number")
@@ -40,20 +41,11 @@ goes on where it stopped when it is called again.`,
 		if err := needFlags(cmd, "out"); err != nil {
 			return err
 		}
-		e, closeEngine, err := engine.open(cmd)
+		_, _, err := experimentRun(cmd, c, computing, func(ctx context.Context, e *engine.Engine, h experiment.Hooks) (struct{}, error) {
+			return struct{}{}, experiment.TrainMiniature(ctx, e, out, t, h)
+		})
 		if err != nil {
 			return err
-		}
-		defer closeEngine()
-		finish, ctx, stop := watchInterrupts(cmd, c, "step")
-		defer stop()
-		err = experiment.TrainMiniature(ctx, e, out, t, experiment.Hooks{
-			Finish: finish, Program: programVersion(), Command: os.Args, OnStep: func(stage string, done, total int) { c.progress(stage, done, total, "") },
-			OnStage: c.stage,
-		})
-		c.endProgress()
-		if err != nil {
-			return stopped(err, os.Args...)
 		}
 		found := struct {
 			Model    string `json:"model"`

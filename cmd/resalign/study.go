@@ -1,22 +1,23 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
 
+	"github.com/resalign/resalign/engine"
 	"github.com/resalign/resalign/experiment"
 )
 
 func newStudy() *cobra.Command {
 	var (
-		c        = &console{}
-		engine   engineFlags
-		o        = experiment.StudyDefaults()
-		document string
+		c         = &console{}
+		computing engineFlags
+		o         = experiment.StudyDefaults()
+		document  string
 	)
 	cmd := &cobra.Command{
 		Use:   "study",
@@ -29,7 +30,7 @@ a new file. It takes hours on two cores, and goes on where it stopped when it is
 		Args:    noArguments,
 	}
 	addConsole(cmd, c)
-	engine.add(cmd, "auto", "what computes, such as go")
+	computing.add(cmd, "auto", "what computes, such as go")
 	flags := cmd.Flags()
 	flags.StringVar(&o.Out, "out", o.Out, "folder for everything")
 	flags.IntVar(&o.Seeds, "seeds", o.Seeds, "how many seeds, from 42 on; more can be added later")
@@ -39,26 +40,17 @@ a new file. It takes hours on two cores, and goes on where it stopped when it is
 		if err := needFlags(cmd, "out"); err != nil {
 			return err
 		}
-		e, closeEngine, err := engine.open(cmd)
+		study, versions, err := experimentRun(cmd, c, computing, func(ctx context.Context, e *engine.Engine, h experiment.Hooks) (*experiment.Study, error) {
+			return experiment.RunStudy(ctx, e, o, h)
+		})
 		if err != nil {
 			return err
-		}
-		defer closeEngine()
-		finish, ctx, stop := watchInterrupts(cmd, c, "step")
-		defer stop()
-		study, err := experiment.RunStudy(ctx, e, o, experiment.Hooks{
-			Finish: finish, Program: programVersion(), Command: os.Args, OnStage: c.stage,
-			OnStep: func(stage string, done, total int) { c.progress(stage, done, total, "") },
-		})
-		c.endProgress()
-		if err != nil {
-			return stopped(err, os.Args...)
 		}
 		if document == "" {
 			document = filepath.Join(o.Out, "tables.md")
 		}
 		results := filepath.Join(o.Out, "results.json")
-		if err := study.Publish(results, document, map[string]string{"resalign": programVersion(), "engine": e.Description()}); err != nil {
+		if err := study.Publish(results, document, versions); err != nil {
 			return err
 		}
 		return c.result(map[string]string{"results": results, "tables": document}, func(w io.Writer) {

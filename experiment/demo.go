@@ -42,7 +42,11 @@ func (x *Experiment) compare(ctx context.Context) (*Outcome, error) {
 	ascent, resalign := make(chan audit.Model, 1), make(chan audit.Model, 1)
 	measured := func(m audit.Model) {
 		fail(w.do(ctx, x.hooks.Finish, func() error {
-			rows, err := x.measure(ctx, m, detector)
+			adaptations := x.scale.adaptations
+			if m.Name == Base { // it has nothing to recover
+				adaptations = nil
+			}
+			rows, err := x.measure(ctx, m, adaptations, detector)
 			w.put(m.Name, rows)
 			return err
 		}))
@@ -148,17 +152,15 @@ func (w *work) fail(err error) {
 	}
 }
 
-// measure audits one model.
-func (x *Experiment) measure(ctx context.Context, m audit.Model, detector *mini.Labeller) (rows []audit.Row, err error) {
-	plan, err := x.plan(m)
+// measure audits one model, as it is and after each adaptation.
+func (x *Experiment) measure(ctx context.Context, m audit.Model, adaptations []adaptation, detector *mini.Labeller) (rows []audit.Row, err error) {
+	plan, err := x.plan(m, adaptations)
 	if err != nil {
 		return nil, err
 	}
 	cells := 1
 	for _, a := range plan.Adaptations {
-		if len(a.Models) > 0 {
-			cells += len(a.Steps)
-		}
+		cells += len(a.Steps)
 	}
 	err = x.stage("measuring "+m.Name, func() (bool, error) {
 		found := 0
