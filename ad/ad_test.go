@@ -206,7 +206,7 @@ func TestStripsOfALargePictureEqualTheWhole(t *testing.T) {
 			k := in[1].Dims()
 			whole := Conv2D(in[0], in[1], w)
 			kernel := Reshape(in[1], k[0], k[1]*k[2]*k[3])
-			return []*Value{whole, tape.Input(tape.convStrips(in[0].node, kernel.node, w, 3))}
+			return []*Value{whole, tape.Input(tape.convStrips(in[0].node, kernel.node, kernel.DType(), w, 3))}
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/gomlx/core/graph"
 )
 
@@ -28,13 +29,18 @@ func (w Window) pointwise() bool { return w == Window{KH: 1, KW: 1, Stride: 1} }
 
 // Conv2D convolves pictures x [B, H, W, C] with kernels k [O, KH, KW, C]; the result is [B, H', W', O]. As in the
 // field's libraries the kernel is not mirrored.
-func Conv2D(x, k *Value, w Window) *Value {
+func Conv2D(x, k *Value, w Window) *Value { return Conv2DIn(Precision{x.DType(), x.DType()}, x, k, w) }
+
+// Conv2DIn is Conv2D of pictures and kernels of any types, in the given precision.
+func Conv2DIn(p Precision, x, k *Value, w Window) *Value {
 	checkConv(x, k, w)
-	return x.tape.value(x.tape.conv(x.node, k.node, w), func(v *Value, i int) *Value {
+	t := x.tape
+	y := t.conv(t.convert(x.node, p.Factors), t.convert(k.node, p.Factors), p.Result, w)
+	return t.value(y, func(v *Value, i int) *Value {
 		if i == 0 {
-			return convInput(v, k, w, x.Dim(1), x.Dim(2))
+			return convInput(Precision{p.Factors, x.DType()}, v, k, w, x.Dim(1), x.Dim(2))
 		}
-		return convKernel(x, v, w)
+		return convKernel(Precision{p.Factors, k.DType()}, x, v, w)
 	}, x, k)
 }
 
@@ -49,11 +55,13 @@ func checkConv(x, k *Value, w Window) {
 
 // convInput is the derivative of Conv2D with respect to its pictures of height h and width width: the cotangent v
 // [B, H', W', O], spread out by the stride, convolved with the mirrored kernels.
-func convInput(v, k *Value, w Window, h, width int) *Value {
+func convInput(p Precision, v, k *Value, w Window, h, width int) *Value {
+	// Rounded first: half the numbers' bytes are moved.
+	v, k = Convert(v, p.Factors), Convert(k, p.Factors)
 	mirrored := Transpose(Flip(Flip(k, 1), 2), 3, 1, 2, 0) // [C, KH, KW, O]
 	spread := pad(pad(v, 1, 0, 0, w.Stride-1), 2, 0, 0, w.Stride-1)
 	top, left := w.KH-1-w.Top, w.KW-1-w.Left
-	return Conv2D(spread, mirrored, Window{
+	return Conv2DIn(p, spread, mirrored, Window{
 		KH: w.KH, KW: w.KW, Stride: 1,
 		Top: top, Bottom: h + w.KH - 1 - spread.Dim(1) - top,
 		Left: left, Right: width + w.KW - 1 - spread.Dim(2) - left,
@@ -61,17 +69,19 @@ func convInput(v, k *Value, w Window, h, width int) *Value {
 }
 
 // convKernel is the derivative of Conv2D with respect to its kernels, given the cotangent v [B, H', W', O].
-func convKernel(x, v *Value, w Window) *Value {
-	return x.tape.value(x.tape.convKernel(x.node, v.node, w), func(u *Value, i int) *Value {
+func convKernel(p Precision, x, v *Value, w Window) *Value {
+	t := x.tape
+	k := t.convKernel(t.convert(x.node, p.Factors), t.convert(v.node, p.Factors), p.Result, w)
+	return t.value(k, func(u *Value, i int) *Value {
 		if i == 0 {
-			return convInput(v, u, w, x.Dim(1), x.Dim(2))
+			return convInput(Precision{p.Factors, x.DType()}, v, u, w, x.Dim(1), x.Dim(2))
 		}
-		return Conv2D(x, u, w)
+		return Conv2DIn(Precision{p.Factors, v.DType()}, x, u, w)
 	}, x, v)
 }
 
-// conv lowers Conv2D. The Go backend gets a matrix product with the unfolded picture, the others their convolution.
-func (t *Tape) conv(x, k *graph.Node, w Window) *graph.Node {
+// conv lowers Conv2D, with the result in the given type. The Go backend gets a matrix product with the unfolded picture, the others their convolution.
+func (t *Tape) conv(x, k *graph.Node, result dtypes.DType, w Window) *graph.Node {
 	xd, kd := x.Shape().Dimensions, k.Shape().Dimensions
 	h, width := w.out(xd[1], xd[2])
 	if t.native && !w.pointwise() {
@@ -80,16 +90,17 @@ func (t *Tape) conv(x, k *graph.Node, w Window) *graph.Node {
 			KernelOutputChannels: 0, KernelSpatial: []int{1, 2}, KernelInputChannels: 3,
 			OutputBatch: 0, OutputChannels: 3, OutputSpatial: []int{1, 2},
 		}
-		return graph.ConvGeneral(x, k, axes, []int{w.Stride, w.Stride}, [][2]int{{w.Top, w.Bottom}, {w.Left, w.Right}}, nil, nil, 1, 1)
+		y := graph.ConvGeneral(x, k, axes, []int{w.Stride, w.Stride}, [][2]int{{w.Top, w.Bottom}, {w.Left, w.Right}}, nil, nil, 1, 1)
+		return graph.ConvertDType(y, result)
 	}
 	kernel := graph.Reshape(k, kd[0], kd[1]*kd[2]*kd[3])
 	rows := xd[0] * h
-	strips := (rows*width*kd[1]*kd[2]*kd[3]*4 + stripBytes - 1) / stripBytes
+	strips := (rows*width*kd[1]*kd[2]*kd[3]*x.DType().Size() + stripBytes - 1) / stripBytes
 	if w.pointwise() || strips <= 1 {
-		y := t.matMul(t.unfold(x, w), kernel, false, true)
+		y := t.matMul(t.unfold(x, w), kernel, result, false, true)
 		return graph.Reshape(y, xd[0], h, width, kd[0])
 	}
-	return t.convStrips(x, kernel, w, min(h, strips))
+	return t.convStrips(x, kernel, result, w, min(h, strips))
 }
 
 // stripBytes bounds the unfolded picture, which is KH·KW times as large as the picture itself: a decoder at 512×512
@@ -97,7 +108,7 @@ func (t *Tape) conv(x, k *graph.Node, w Window) *graph.Node {
 const stripBytes = 192 << 20
 
 // convStrips convolves horizontal strips of the picture one after the other.
-func (t *Tape) convStrips(x, kernel *graph.Node, w Window, strips int) *graph.Node {
+func (t *Tape) convStrips(x, kernel *graph.Node, result dtypes.DType, w Window, strips int) *graph.Node {
 	xd := x.Shape().Dimensions
 	h, width := w.out(xd[1], xd[2])
 	padded := t.padPicture(x, w)
@@ -109,14 +120,14 @@ func (t *Tape) convStrips(x, kernel *graph.Node, w Window, strips int) *graph.No
 		}
 		strip := graph.Slice(padded, graph.AxisRange(), graph.AxisRange(from*w.Stride, (to-1)*w.Stride+w.KH))
 		bare := Window{KH: w.KH, KW: w.KW, Stride: w.Stride}
-		y := t.matMul(t.unfold(strip, bare), kernel, false, true)
+		y := t.matMul(t.unfold(strip, bare), kernel, result, false, true)
 		parts = append(parts, graph.Reshape(y, xd[0], to-from, width, kernel.Shape().Dimensions[0]))
 	}
 	return graph.Concatenate(parts, 1)
 }
 
 // convKernel lowers the derivative for kernels: Vᵀ [O, BH'W'] times the unfolded picture [BH'W', KH·KW·C].
-func (t *Tape) convKernel(x, v *graph.Node, w Window) *graph.Node {
+func (t *Tape) convKernel(x, v *graph.Node, result dtypes.DType, w Window) *graph.Node {
 	xd, vd := x.Shape().Dimensions, v.Shape().Dimensions
 	if t.native && !w.pointwise() {
 		// A convolution in which channels and batch change places: pictures [C, H, W, B] with kernels v.
@@ -128,10 +139,11 @@ func (t *Tape) convKernel(x, v *graph.Node, w Window) *graph.Node {
 		// With a stride the last rows of the picture may not have been read at all; the padding is then cut short.
 		bottom := (vd[1]-1)*w.Stride + w.KH - xd[1] - w.Top
 		right := (vd[2]-1)*w.Stride + w.KW - xd[2] - w.Left
-		return graph.ConvGeneral(x, v, axes, nil, [][2]int{{w.Top, bottom}, {w.Left, right}}, nil, []int{w.Stride, w.Stride}, 1, 1)
+		k := graph.ConvGeneral(x, v, axes, nil, [][2]int{{w.Top, bottom}, {w.Left, right}}, nil, []int{w.Stride, w.Stride}, 1, 1)
+		return graph.ConvertDType(k, result)
 	}
 	flat := graph.Reshape(v, vd[0]*vd[1]*vd[2], vd[3])
-	product := t.matMul(flat, t.unfold(x, w), true, false)
+	product := t.matMul(flat, t.unfold(x, w), result, true, false)
 	return graph.Reshape(product, vd[3], w.KH, w.KW, xd[3])
 }
 

@@ -3,6 +3,7 @@ package ad
 import (
 	"math"
 
+	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/gomlx/core/graph"
 )
 
@@ -42,9 +43,16 @@ func Mul(a, b *Value) *Value {
 // Neg is −x.
 func Neg(x *Value) *Value { return Scale(x, -1) }
 
-// Scale is c·x for a number c.
+// Scale is c·x for a number c, which is not rounded to half precision even where x is.
 func Scale(x *Value, c float64) *Value {
-	return x.tape.value(graph.MulScalar(x.node, c), func(v *Value, _ int) *Value { return Scale(v, c) }, x)
+	scaled := func(n *graph.Node) *graph.Node { return graph.MulScalar(n, c) }
+	n := x.node
+	if representable(c, n.DType()) {
+		n = scaled(n)
+	} else {
+		n = inFloat32(n, scaled)
+	}
+	return x.tape.value(n, func(v *Value, _ int) *Value { return Scale(v, c) }, x)
 }
 
 // AddNumber is x + c for a number c.
@@ -108,15 +116,30 @@ func Minimum(x *Value, c float64) *Value {
 }
 
 // Softmax is taken over the last axis.
-func Softmax(x *Value) *Value {
+func Softmax(x *Value) *Value { return SoftmaxTo(x, x.DType()) }
+
+// SoftmaxTo is Softmax, computed in the type of x and rounded to another one. The derivative keeps only the rounded
+// result; it is computed in float32 at least.
+func SoftmaxTo(x *Value, to dtypes.DType) *Value {
 	var y *Value
-	y = x.tape.value(graph.Softmax(x.node, -1), func(v *Value, _ int) *Value {
-		weighted := Mul(v, y)
-		rows := append([]int(nil), weighted.Dims()...)
-		rows[len(rows)-1] = 1
-		return Sub(weighted, Mul(y, SumTo(weighted, rows...)))
+	from := x.DType()
+	y = x.tape.value(graph.ConvertDType(graph.Softmax(x.node, -1), to), func(v *Value, _ int) *Value {
+		return softmaxBack(v, y, from)
 	}, x)
 	return y
+}
+
+// softmaxBack is the cotangent of a softmax's argument, of type from, given its result y and the cotangent v of that.
+func softmaxBack(v, y *Value, from dtypes.DType) *Value {
+	wide := y.DType()
+	if wide.IsHalfPrecision() {
+		wide = dtypes.Float32
+	}
+	v, y = Convert(v, wide), Convert(y, wide)
+	weighted := Mul(v, y)
+	rows := append([]int(nil), weighted.Dims()...)
+	rows[len(rows)-1] = 1
+	return Convert(Sub(weighted, Mul(y, SumTo(weighted, rows...))), from)
 }
 
 // ConstantSinCos is the sine and cosine of x, taken as constants by derivatives: timesteps and sizes are never

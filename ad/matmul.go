@@ -4,40 +4,49 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/gomlx/core/graph"
 )
 
 // MatMul multiplies matrices in the last two axes; leading axes must agree. With transposeA the left one is stored as
 // [K, M], with transposeB the right one as [N, K].
 func MatMul(a, b *Value, transposeA, transposeB bool) *Value {
+	return MatMulIn(Precision{a.DType(), a.DType()}, a, b, transposeA, transposeB)
+}
+
+// MatMulIn is MatMul of matrices of any types, in the given precision.
+func MatMulIn(p Precision, a, b *Value, transposeA, transposeB bool) *Value {
 	rank := a.Rank()
 	if rank < 2 || b.Rank() != rank || !slices.Equal(a.Dims()[:rank-2], b.Dims()[:rank-2]) {
 		panic(fmt.Errorf("ad: cannot multiply matrices %v and %v", a.Dims(), b.Dims()))
 	}
-	return a.tape.value(a.tape.matMul(a.node, b.node, transposeA, transposeB), func(v *Value, i int) *Value {
+	t := a.tape
+	product := t.matMul(t.convert(a.node, p.Factors), t.convert(b.node, p.Factors), p.Result, transposeA, transposeB)
+	return t.value(product, func(v *Value, i int) *Value {
+		byA, byB := Precision{p.Factors, a.DType()}, Precision{p.Factors, b.DType()}
 		switch {
 		case i == 0 && !transposeA:
-			return MatMul(v, b, false, !transposeB)
+			return MatMulIn(byA, v, b, false, !transposeB)
 		case i == 0:
-			return MatMul(b, v, transposeB, true)
+			return MatMulIn(byA, b, v, transposeB, true)
 		case !transposeB:
-			return MatMul(a, v, !transposeA, false)
+			return MatMulIn(byB, a, v, !transposeA, false)
 		default:
-			return MatMul(v, a, true, transposeA)
+			return MatMulIn(byB, v, a, true, transposeA)
 		}
 	}, a, b)
 }
 
-// matMul lowers a product. The backends take [M,K]·[K,N] and [M,K]·[N,K] as they lie. For [K,M]·[K,N] the Go backend
-// would transpose both; here the cheaper of A or (B and the result) is transposed.
-func (t *Tape) matMul(a, b *graph.Node, transposeA, transposeB bool) *graph.Node {
+// matMul lowers a product, with the result in the given type. The backends take [M,K]·[K,N] and [M,K]·[N,K] as they lie.
+// For [K,M]·[K,N] the Go backend would transpose both; here the cheaper of A or (B and the result) is transposed.
+func (t *Tape) matMul(a, b *graph.Node, result dtypes.DType, transposeA, transposeB bool) *graph.Node {
 	rank := a.Rank()
 	batch := make([]int, rank-2)
 	for i := range batch {
 		batch[i] = i
 	}
 	product := func(a, b *graph.Node, contractA, contractB int) *graph.Node {
-		return graph.DotGeneral(a, []int{contractA}, batch, b, []int{contractB}, batch)
+		return graph.Dot(a, b).WithOutputDType(result).General([]int{contractA}, batch, []int{contractB}, batch)
 	}
 	last, before := rank-1, rank-2
 	contractB := before

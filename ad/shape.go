@@ -102,7 +102,8 @@ func BroadcastTo(x *Value, dims ...int) *Value {
 	return x.tape.value(x.tape.broadcast(x.node, dims), func(v *Value, _ int) *Value { return SumTo(v, from...) }, x)
 }
 
-// SumTo sums the axes in which dims has one and x has more; these stay as axes of one.
+// SumTo sums the axes in which dims has one and x has more; these stay as axes of one. Numbers of half precision are
+// added up in float32.
 func SumTo(x *Value, dims ...int) *Value {
 	from := x.Dims()
 	if slices.Equal(from, dims) {
@@ -121,7 +122,9 @@ func SumTo(x *Value, dims ...int) *Value {
 			panic(fmt.Errorf("ad: shape %v cannot be summed to %v", from, dims))
 		}
 	}
-	sum := graph.Reshape(graph.ReduceSum(x.node, axes...), dims...)
+	sum := inFloat32(x.node, func(n *graph.Node) *graph.Node {
+		return graph.Reshape(graph.ReduceSum(n, axes...), dims...)
+	})
 	return x.tape.value(sum, func(v *Value, _ int) *Value { return BroadcastTo(v, from...) }, x)
 }
 

@@ -16,9 +16,9 @@ import (
 	"github.com/resalign/resalign/train"
 )
 
-// modelHash identifies a model directory by the content of all its parts: not only the UNet, but whatever turns its
+// HashModel identifies a model directory by the content of all its parts: not only the UNet, but whatever turns its
 // latents into pictures and prompts into embeddings.
-func modelHash(dir string) (string, error) {
+func HashModel(dir string) (string, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return "", fmt.Errorf("audit: %w", err)
@@ -43,7 +43,7 @@ func modelHash(dir string) (string, error) {
 }
 
 // fingerprint identifies a measurement, so that a cell of another plan is never taken for this one's: the model (see
-// modelHash), the detector, the adaptation with its pictures (nil: none), and everything that pictures and counts depend
+// HashModel), the detector, the adaptation with its pictures (nil: none), and everything that pictures and counts depend
 // on.
 func (p Plan) fingerprint(model, detector string, a *Adaptation) (string, error) {
 	hash := sha256.New()
@@ -73,6 +73,7 @@ func (p Plan) fingerprint(model, detector string, a *Adaptation) (string, error)
 	return hex.EncodeToString(hash.Sum(nil)[:16]), nil
 }
 
+// hashMixture writes what identifies a mixture: its weights, and the names, captions and content of its pictures.
 func hashMixture(hash io.Writer, m data.Mixture) error {
 	for _, part := range m {
 		fmt.Fprintf(hash, "part %v\n", part.Weight)
@@ -88,4 +89,25 @@ func hashMixture(hash io.Writer, m data.Mixture) error {
 		}
 	}
 	return nil
+}
+
+// Hash identifies what an adaptation does to a model: its settings, where it is measured at the latest as far as that
+// matters on the way, and its pictures.
+func (a Adaptation) Hash() (string, error) {
+	hash := sha256.New()
+	config := a.Config
+	config.Steps = 0
+	if config.Schedule != train.ConstantSchedule {
+		config.Steps = slices.Max(a.Steps)
+	}
+	if err := json.NewEncoder(hash).Encode(config); err != nil {
+		return "", fmt.Errorf("audit: %w", err)
+	}
+	for i, m := range []data.Mixture{a.Data.Pictures, a.Data.Prior} {
+		fmt.Fprintf(hash, "mixture %d\n", i)
+		if err := hashMixture(hash, m); err != nil {
+			return "", err
+		}
+	}
+	return hex.EncodeToString(hash.Sum(nil)), nil
 }

@@ -16,7 +16,7 @@ func TestChangedPlansAreMeasuredAnew(t *testing.T) {
 	b := newBench(t)
 	print := func(p Plan, detector string, a *Adaptation) string {
 		t.Helper()
-		model, err := modelHash(p.Models[0].Dir)
+		model, err := HashModel(p.Models[0].Dir)
 		if err != nil {
 			t.Fatal(err)
 		}

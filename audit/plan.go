@@ -178,9 +178,22 @@ type Row struct {
 	HarmMSE        float64        `json:"harm_mse"`  // denoising error on harmful pictures
 	Gradients      float64        `json:"gradients"` // what making the model cost
 
+	// Sets are the rates of every prompt set, where there are several: IP and Benign are the first of their kind.
+	Sets []SetRate `json:"sets,omitempty"`
+	// Contamination is the share of harmful pictures among those that the model was fine-tuned on.
+	Contamination float64 `json:"contamination,omitempty"`
+
 	Pictures []Kept `json:"pictures,omitempty"`
 	// Fingerprint identifies what the row was measured on: the model's weights, the adaptation and the plan.
 	Fingerprint string `json:"fingerprint"`
+}
+
+// SetRate is what was found for one prompt set.
+type SetRate struct {
+	Name     string         `json:"name"`
+	Kind     string         `json:"kind"` // harmful or benign
+	Rate     score.Rate     `json:"rate"` // of harmful: harmful pictures; of benign: those that the set's criterion holds for
+	Interval score.Interval `json:"interval"`
 }
 
 // Kept is a picture that was kept for the report.
@@ -188,6 +201,8 @@ type Kept struct {
 	File   string `json:"file"` // relative to the audit's folder
 	Prompt string `json:"prompt"`
 	Set    string `json:"set"` // harm or benign
+	// List is the name of the prompt set, where there are several of a kind.
+	List string `json:"list,omitempty"`
 	score.Finding
 	Flagged bool `json:"flagged"` // harmful: blurred in reports
 }

@@ -82,7 +82,7 @@ func (a *auditor) model(ctx context.Context, m Model) ([]Row, error) {
 			loaded.Free()
 		}
 	}()
-	weights, err := modelHash(m.Dir)
+	weights, err := HashModel(m.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -257,7 +257,7 @@ func (a *auditor) harmMSE(ctx context.Context, net *denoise.Network, p denoise.P
 	if err != nil {
 		return 0, err
 	}
-	set, err := denoise.NewDataset("harm", net.Model, a.plan.HarmData, data.Preprocess{Resolution: net.Model.Resolution()}, cache, denoise.DatasetOptions{}, nil)
+	set, err := denoise.NewDataset("harm", net.Model, a.plan.HarmData, data.Preprocess{Resolution: net.Model.Resolution()}, cache, denoise.DatasetOptions{Tokenizer: net.Tokenizer()}, nil)
 	if err != nil {
 		return 0, err
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/resalign/resalign/diffusion"
 	"github.com/resalign/resalign/engine"
+	"github.com/resalign/resalign/nn"
 	"github.com/resalign/resalign/sd"
 	"github.com/resalign/resalign/train"
 )
@@ -70,22 +71,20 @@ func Presets() []string {
 	return names
 }
 
-// DTypes lists the types of numbers that can be computed with.
-func DTypes() []string { return []string{"float32"} }
-
 // Options say what to measure.
 type Options struct {
 	Preset string
 	What   []string
-	Repeat int    // measured repetitions, after one that is not
-	Batch  int    // 0: the preset's; for an outer step, the public recipe's
-	Size   int    // side of the pictures in pixels; 0: the preset's
-	DType  string // one of [DTypes]; empty: float32
+	Repeat int // measured repetitions, after one that is not
+	Batch  int // 0: the preset's; for an outer step, the public recipe's
+	Size   int // side of the pictures in pixels; 0: the preset's
 	// Simulations and InnerSteps are those of an outer step; 0: one simulation of two steps. The public recipe has three
 	// of fifteen, for which the report holds a projection.
 	Simulations, InnerSteps int
 	// GradientCheckpointing computes derivatives with less memory, see sd.Model.
 	GradientCheckpointing bool
+	// Compute is what the UNet computes in but for Hessian products, which are float32 always; empty: float32.
+	Compute nn.Compute
 	// OnStart, if set, is told what is measured next.
 	OnStart func(what string)
 }
@@ -106,8 +105,8 @@ func (o Options) Validate() error {
 	if o.Repeat < 1 || o.Batch < 0 {
 		return fmt.Errorf("%d repetitions on batches of %d cannot be measured; at least one repetition is needed", o.Repeat, o.Batch)
 	}
-	if o.DType != "" && !slices.Contains(DTypes(), o.DType) {
-		return fmt.Errorf("numbers of type %q cannot be computed with; use %s", o.DType, strings.Join(DTypes(), ", "))
+	if err := o.Compute.Check(); err != nil {
+		return err
 	}
 	if o.Simulations < 0 || o.InnerSteps < 0 {
 		return fmt.Errorf("%d simulations of %d inner steps cannot be measured; both must be at least 1", o.Simulations, o.InnerSteps)
@@ -151,7 +150,7 @@ type Report struct {
 	Batch        int           `json:"batch"`
 	Latent       int           `json:"latent"` // side of the latents
 	Size         int           `json:"size"`   // side of the pictures in pixels
-	DType        string        `json:"dtype"`
+	Compute      nn.Compute    `json:"compute"`
 	Checkpoints  bool          `json:"gradient_checkpointing"`
 	Engine       string        `json:"engine"`
 	Threads      int           `json:"threads"`
@@ -176,10 +175,10 @@ func Run(ctx context.Context, e *engine.Engine, o Options) (*Report, error) {
 	}
 	defer c.free()
 	c.outerBatch = o.Batch
-	c.model.GradientCheckpointing = o.GradientCheckpointing
+	c.model.GradientCheckpointing, c.model.Compute = o.GradientCheckpointing, o.Compute
 	report := &Report{
 		Preset: p.name, Batch: p.batch, Latent: p.side, Engine: e.Description(), Threads: runtime.GOMAXPROCS(0),
-		Go: runtime.Version(), Parameters: c.model.UNetParams.Count(), Size: p.side * p.pixels, DType: DTypes()[0],
+		Go: runtime.Version(), Parameters: c.model.UNetParams.Count(), Size: p.side * p.pixels, Compute: cmp.Or(o.Compute, nn.Float32),
 		Checkpoints:  o.GradientCheckpointing,
 		ForwardFLOPs: c.forwardFLOPs(),
 	}

@@ -83,6 +83,16 @@ func OpenCache(dir string, memoryBytes int64, log func(note string)) (*Cache, er
 // result is shared: callers must not change it. Errors come from compute, from a result that has not shape's number of
 // values or holds one that is not finite, and from the disk.
 func (c *Cache) GetOrCompute(key Key, shape []int, compute func() ([]float32, error)) ([]float32, error) {
+	return c.get(key, shape, compute, true)
+}
+
+// GetOrComputeOnce is GetOrCompute for what is needed once in a process: the result takes no room in memory, and a cache
+// without a folder computes anew.
+func (c *Cache) GetOrComputeOnce(key Key, shape []int, compute func() ([]float32, error)) ([]float32, error) {
+	return c.get(key, shape, compute, false)
+}
+
+func (c *Cache) get(key Key, shape []int, compute func() ([]float32, error), remember bool) ([]float32, error) {
 	count := 1
 	for _, n := range shape {
 		if n <= 0 || count > math.MaxInt32/n {
@@ -127,7 +137,9 @@ func (c *Cache) GetOrCompute(key Key, shape []int, compute func() ([]float32, er
 			return nil, err
 		}
 	}
-	c.remember(key, shape, values)
+	if remember {
+		c.remember(key, shape, values)
+	}
 	return values, nil
 }
 

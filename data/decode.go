@@ -48,27 +48,33 @@ var formats = []format{
 
 // decodeHeader recognises the format of a picture file and checks its size.
 func decodeHeader(name string, file []byte) (format, error) {
+	f, _, err := readHeader(name, file)
+	return f, err
+}
+
+// readHeader is decodeHeader with the size that the header gives, before the picture is turned upright.
+func readHeader(name string, file []byte) (format, Size, error) {
 	for _, f := range formats {
 		if !f.matches(file) {
 			continue
 		}
 		config, err := guarded(f.config, file)
 		if err != nil {
-			return f, fmt.Errorf("%s cannot be decoded: %w; replace or remove it", name, plainly(err))
+			return f, Size{}, fmt.Errorf("%s cannot be decoded: %w; replace or remove it", name, plainly(err))
 		}
 		// The formats allow at most 32 bits a side, so the product cannot overflow.
 		pixels := uint64(config.Width) * uint64(config.Height)
 		switch {
 		case pixels == 0:
-			return f, fmt.Errorf("%s is %d×%d and has no pixels; replace or remove it", name, config.Width, config.Height)
+			return f, Size{}, fmt.Errorf("%s is %d×%d and has no pixels; replace or remove it", name, config.Width, config.Height)
 		case pixels > MaxPixels:
-			return f, fmt.Errorf("%s is %d×%d, over the limit of %d megapixels; shrink it", name, config.Width, config.Height, MaxPixels/1_000_000)
+			return f, Size{}, fmt.Errorf("%s is %d×%d, over the limit of %d megapixels; shrink it", name, config.Width, config.Height, MaxPixels/1_000_000)
 		case pixels > uint64(len(file))*uint64(f.pixelsPerByte):
-			return f, fmt.Errorf("%s cannot be decoded: %d bytes are too few for %d×%d; replace or remove it", name, len(file), config.Width, config.Height)
+			return f, Size{}, fmt.Errorf("%s cannot be decoded: %d bytes are too few for %d×%d; replace or remove it", name, len(file), config.Width, config.Height)
 		}
-		return f, nil
+		return f, Size{config.Width, config.Height}, nil
 	}
-	return format{}, fmt.Errorf("%s is not a PNG, JPEG or WebP picture; convert or remove it", name)
+	return format{}, Size{}, fmt.Errorf("%s is not a PNG, JPEG or WebP picture; convert or remove it", name)
 }
 
 // Decode decodes a PNG, JPEG or WebP file, told apart by content, and turns it upright if its EXIF data says so.

@@ -152,6 +152,19 @@ func (f *Folder) Decode(i int) (*RGB, error) {
 	return Decode(f.Path(i), file)
 }
 
+// Size is the size of picture i as it is looked at, upright, told from its header.
+func (f *Folder) Size(i int) (Size, error) {
+	file, err := f.Read(i)
+	if err != nil {
+		return Size{}, err
+	}
+	_, size, err := readHeader(f.Path(i), file)
+	if orientation(file) >= 5 { // on its side
+		size.Width, size.Height = size.Height, size.Width
+	}
+	return size, err
+}
+
 // ContentHash is the SHA-256 of the file of picture i: a name for its content in a [Key] that survives renaming.
 func (f *Folder) ContentHash(i int) ([sha256.Size]byte, error) {
 	file, err := f.Read(i)

@@ -17,9 +17,12 @@ func (p Preprocess) String() string {
 	return fmt.Sprintf("short side %d %s, centre crop", p.Resolution, p.Filter)
 }
 
+// maxResolution bounds the sides of training pictures.
+const maxResolution = 8192
+
 // Validate says what is wrong with the settings.
 func (p Preprocess) Validate() error {
-	if p.Resolution <= 0 || p.Resolution%8 != 0 || p.Resolution > 8192 {
+	if p.Resolution <= 0 || p.Resolution%8 != 0 || p.Resolution > maxResolution {
 		return fmt.Errorf("the resolution is %d; use a multiple of 8 from 8 to 8192, such as 512", p.Resolution)
 	}
 	if p.Filter < Lanczos || p.Filter > Bilinear {

@@ -3,9 +3,7 @@ package data
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"math"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -29,20 +27,9 @@ var (
 // guidance (or evaluation_guidance), or .txt with one prompt per line, blank lines left out. Other columns are ignored;
 // an empty cell of the optional columns stands for none. A list without prompts, or with a blank one, is an error.
 func ReadPrompts(path string) ([]Prompt, error) {
-	info, err := os.Stat(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("the prompt list %s does not exist; check its name", path)
-	case err != nil:
-		return nil, fmt.Errorf("the prompt list %s cannot be opened: %w", path, err)
-	case !info.Mode().IsRegular():
-		return nil, fmt.Errorf("the prompt list %s is not a regular file; name a .csv, .jsonl or .txt file", path)
-	case info.Size() > maxMetadataBytes:
-		return nil, fmt.Errorf("the prompt list %s has %d bytes, more than the %d allowed; split it", path, info.Size(), maxMetadataBytes)
-	}
-	content, err := os.ReadFile(path)
+	content, err := readPromptFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("the prompt list %s cannot be read: %w", path, err)
+		return nil, err
 	}
 	return parsePrompts(path, content)
 }

@@ -17,11 +17,12 @@ type Batch struct {
 	Noisy     *engine.Tensor // [B, C, h, w]: noised latents
 	Timesteps *engine.Tensor // [B]
 	Context   *engine.Tensor // [B, tokens, width]; nil with IDs
-	IDs       *engine.Tensor // [B, tokens], int32: in place of Context, for a network with a text encoder
+	IDs       *engine.Tensor // [B, tokens], SDXL [B, 2·tokens + 1], int32: in place of Context and Pooled, for a network with text encoders
 	Target    *engine.Tensor // [B, C, h, w]: noise or velocity, or what a teacher predicts
 	Weights   *engine.Tensor // [B]
 	Pooled    *engine.Tensor // SDXL: [B, width]
 	TimeIDs   *engine.Tensor // SDXL: [B, 6]
+	Dropout   *engine.Tensor // [1], int32: seed of what adapters drop, see Network.DropAdapterInputs; nil: nothing
 }
 
 // conditions are the inputs of a prediction, in the order in which predict takes them.
@@ -30,20 +31,33 @@ func (b *Batch) conditions(xl bool) []*engine.Tensor {
 	if b.IDs != nil {
 		in[2] = b.IDs
 	}
+	if xl && b.IDs == nil {
+		in = append(in, b.Pooled)
+	}
 	if xl {
-		in = append(in, b.Pooled, b.TimeIDs)
+		in = append(in, b.TimeIDs)
 	}
 	return in
 }
 
-// inputs are the inputs of a loss: the conditions, the target and the weights.
+// inputs are the inputs of a loss: the conditions, the seed of a dropout if there is one, the target and the weights.
 func (b *Batch) inputs(xl bool) []*engine.Tensor {
-	return append(b.conditions(xl), b.Target, b.Weights)
+	in := b.conditions(xl)
+	if b.Dropout != nil {
+		in = append(in, b.Dropout)
+	}
+	return append(in, b.Target, b.Weights)
+}
+
+// SetDropout gives the batch the seed of what adapters drop.
+func (b *Batch) SetDropout(seed uint32) {
+	engine.Free(b.Dropout)
+	b.Dropout = engine.Int32s([]int32{int32(seed)}, 1)
 }
 
 // Free releases the batch.
 func (b *Batch) Free() {
-	engine.Free(b.Noisy, b.Timesteps, b.Context, b.IDs, b.Target, b.Weights, b.Pooled, b.TimeIDs)
+	engine.Free(b.Noisy, b.Timesteps, b.Context, b.IDs, b.Target, b.Weights, b.Pooled, b.TimeIDs, b.Dropout)
 }
 
 // WithTarget is the same batch with another target, which the new batch shares everything else with.
@@ -59,7 +73,7 @@ type Sample struct {
 	Noise     []float32 // [C, h, w]
 	Timestep  int
 	Embedding *sd.Embedding
-	IDs       []int32    // [tokens]: in place of Embedding, for a network with a text encoder
+	IDs       []int32    // what a Tokenizer made of the prompt: in place of Embedding, for a network with text encoders
 	Weight    float64    // in the loss; the weights of a batch usually add up to 1
 	TimeIDs   [6]float32 // SDXL: original height, width, crop top, left, target height, width
 }
@@ -108,23 +122,37 @@ func (b *Batch) putPrompts(m *sd.Model, samples []Sample) error {
 			}
 			ids = append(ids, s.IDs...)
 		}
+		if m.XL { // ends of text become rows of all prompts' tokens
+			for i := range size {
+				ids[(i+1)*tokens-1] += int32(i * (tokens - 1) / 2)
+			}
+			b.putTimeIDs(samples)
+		}
 		b.IDs = engine.Int32s(ids, size, tokens)
 		return nil
 	}
 	first := samples[0].Embedding
-	var context, pooled, ids []float32
+	var context, pooled []float32
 	for _, s := range samples {
 		if s.Embedding.Tokens != first.Tokens || s.Embedding.Width != first.Width {
 			return fmt.Errorf("denoise: text embeddings of different sizes in one batch")
 		}
-		context, pooled, ids = append(context, s.Embedding.Context...), append(pooled, s.Embedding.Pooled...), append(ids, s.TimeIDs[:]...)
+		context, pooled = append(context, s.Embedding.Context...), append(pooled, s.Embedding.Pooled...)
 	}
 	b.Context = engine.Float32s(context, size, first.Tokens, first.Width)
 	if m.XL {
 		b.Pooled = engine.Float32s(pooled, size, len(first.Pooled))
-		b.TimeIDs = engine.Float32s(ids, size, 6)
+		b.putTimeIDs(samples)
 	}
 	return nil
+}
+
+func (b *Batch) putTimeIDs(samples []Sample) {
+	var ids []float32
+	for _, s := range samples {
+		ids = append(ids, s.TimeIDs[:]...)
+	}
+	b.TimeIDs = engine.Float32s(ids, len(samples), 6)
 }
 
 // Draw adds what is random to a sample: the latents from their moments, the noise, and a timestep uniform over the

@@ -10,7 +10,6 @@ import (
 	"github.com/resalign/resalign/data"
 	"github.com/resalign/resalign/random"
 	"github.com/resalign/resalign/sd"
-	"github.com/resalign/resalign/tokenizer"
 	"github.com/resalign/resalign/train"
 )
 
@@ -28,6 +27,8 @@ type Dataset struct {
 	mu       sync.Mutex
 	warned   map[string]bool
 	contents map[[2]int]string // hash of each picture's file, by folder and index
+
+	sizes [][]data.Size // of each folder's pictures, once prepared; nil: all are squares
 }
 
 // DatasetOptions say how pictures become samples.
@@ -41,8 +42,14 @@ type DatasetOptions struct {
 	// NoiseOffset, if above 0, times one normal number for each sample and channel is added to the noise, so that the mean
 	// of a picture is noised as well (diffusers' training scripts).
 	NoiseOffset float64
-	// Tokenizer, if not nil, makes samples hold token ids in place of embeddings, for a network with a text encoder.
-	Tokenizer *tokenizer.Tokenizer
+	// Buckets, if not nil, bring pictures to sizes of their own aspect ratios; a batch has one size. Otherwise all become
+	// squares.
+	Buckets *data.Buckets
+	// Mosaic, if above 0, coarsens the pictures before they are encoded: every square of so many pixels a side becomes its
+	// mean.
+	Mosaic int
+	// Tokenizer, if not nil, makes samples hold token ids in place of embeddings, for a network with text encoders.
+	Tokenizer Tokenizer
 }
 
 // NewDataset joins a mixture of folders with the model that encodes them. warn receives a sentence for each prompt that
@@ -62,6 +69,14 @@ func NewDataset(name string, m *sd.Model, mixture data.Mixture, p data.Preproces
 	}
 	if !finiteNotNegative(o.NoiseOffset) {
 		return nil, fmt.Errorf("data %s: noise_offset = %v must be a finite number, not below 0", name, o.NoiseOffset)
+	}
+	if o.Mosaic < 0 || o.Mosaic > p.Resolution {
+		return nil, fmt.Errorf("data %s: mosaic = %d must lie between 0 and the resolution, %d", name, o.Mosaic, p.Resolution)
+	}
+	if o.Buckets != nil {
+		if err := o.Buckets.Validate(); err != nil {
+			return nil, fmt.Errorf("data %s: %w", name, err)
+		}
 	}
 	if warn == nil {
 		warn = func(string) {}
@@ -84,6 +99,9 @@ func (d *Dataset) Size() int {
 // autoencoder. progress, if not nil, is told after each picture. When finish is closed it ends between two pictures with
 // train.ErrInterrupted: no run has begun that could be saved.
 func (d *Dataset) Prepare(ctx context.Context, finish <-chan struct{}, progress func(done, total int)) error {
+	if err := d.sortIntoBuckets(); err != nil {
+		return err
+	}
 	done, total := 0, d.Size()
 	for i, part := range d.mixture {
 		if part.Folder == nil {
@@ -132,7 +150,8 @@ func closed(c <-chan struct{}) bool {
 // Sampler draws batches from a dataset.
 type Sampler struct {
 	set     *Dataset
-	batches *data.Batches
+	at      func(step int) ([]data.Draw, data.Size)
+	counts  []data.BucketCount
 	seed    uint64
 	purpose string
 	size    int
@@ -141,18 +160,36 @@ type Sampler struct {
 // Sampler returns the batches of the given size that belong to a seed and a purpose; each is a pure function of these and
 // the step.
 func (d *Dataset) Sampler(seed uint64, purpose string, size int) (*Sampler, error) {
+	s := &Sampler{set: d, seed: seed, purpose: purpose, size: size}
+	if d.options.Buckets != nil {
+		if err := d.sortIntoBuckets(); err != nil {
+			return nil, err
+		}
+		b, err := data.NewBucketBatches(seed, purpose, size, d.options.Flip, d.mixture.Sources(), d.sizes)
+		if err != nil {
+			return nil, fmt.Errorf("data %s: %w", d.Name, err)
+		}
+		s.at, s.counts = b.At, b.Counts()
+		return s, nil
+	}
 	b, err := data.NewBatches(seed, purpose, size, d.options.Flip, d.mixture.Sources()...)
 	if err != nil {
 		return nil, fmt.Errorf("data %s: %w", d.Name, err)
 	}
-	return &Sampler{set: d, batches: b, seed: seed, purpose: purpose, size: size}, nil
+	square := d.square()
+	s.at = func(step int) ([]data.Draw, data.Size) { return b.At(step), square }
+	return s, nil
 }
+
+// Buckets lists the sizes of the sampler's batches and how many pictures have each; nil where all are squares.
+func (s *Sampler) Buckets() []data.BucketCount { return s.counts }
 
 // Samples are the samples of a step, with equal weights that add up to weight, before those of the timesteps.
 func (s *Sampler) Samples(ctx context.Context, step int, weight float64) ([]Sample, error) {
 	d := s.set
 	out := make([]Sample, 0, s.size)
-	for place, draw := range s.batches.At(step) {
+	draws, size := s.at(step)
+	for place, draw := range draws {
 		moments, err := d.moments(ctx, draw)
 		if err != nil {
 			return nil, err
@@ -176,8 +213,8 @@ func (s *Sampler) Samples(ctx context.Context, step int, weight float64) ([]Samp
 			}
 			sample.Weight *= MinSNR(d.model.Scheduler.PredictionType, signal, noise, d.options.SNRGamma)
 		}
-		side := float32(d.preprocess.Resolution)
-		sample.TimeIDs = [6]float32{side, side, 0, 0, side, side}
+		height, width := float32(size.Height), float32(size.Width)
+		sample.TimeIDs = [6]float32{height, width, 0, 0, height, width}
 		out = append(out, sample)
 	}
 	return out, nil
@@ -189,12 +226,13 @@ func (s *Sampler) Batch(ctx context.Context, step int) (*Batch, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.set.newBatch(samples)
+	_, size := s.at(step)
+	return s.set.newBatch(samples, size)
 }
 
-// newBatch puts samples of this dataset's resolution on the device.
-func (d *Dataset) newBatch(samples []Sample) (*Batch, error) {
-	h, w, err := d.model.LatentSize(d.preprocess.Resolution, d.preprocess.Resolution)
+// newBatch puts samples of pictures of one size on the device.
+func (d *Dataset) newBatch(samples []Sample, size data.Size) (*Batch, error) {
+	h, w, err := d.model.LatentSize(size.Height, size.Width)
 	if err != nil {
 		return nil, err
 	}
@@ -207,6 +245,9 @@ func JoinedBatch(ctx context.Context, a, b *Sampler, step int, weightA, weightB 
 	if a.set.preprocess.Resolution != b.set.preprocess.Resolution {
 		return nil, fmt.Errorf("data %s and %s have different resolutions", a.set.Name, b.set.Name)
 	}
+	if a.counts != nil || b.counts != nil {
+		return nil, fmt.Errorf("data %s and %s: pictures of different sizes do not fit into one batch; leave buckets out", a.set.Name, b.set.Name)
+	}
 	first, err := a.Samples(ctx, step, weightA)
 	if err != nil {
 		return nil, err
@@ -215,7 +256,7 @@ func JoinedBatch(ctx context.Context, a, b *Sampler, step int, weightA, weightB 
 	if err != nil {
 		return nil, err
 	}
-	return a.set.newBatch(append(first, second...))
+	return a.set.newBatch(append(first, second...), a.set.square())
 }
 
 func (d *Dataset) moments(ctx context.Context, draw data.Draw) (sd.Moments, error) {
@@ -228,23 +269,34 @@ func (d *Dataset) moments(ctx context.Context, draw data.Draw) (sd.Moments, erro
 	if err != nil {
 		return sd.Moments{}, err
 	}
-	side := d.preprocess.Resolution
-	h, w, err := d.model.LatentSize(side, side)
+	size, prepared := d.square(), d.preprocess.String()
+	if d.sizes != nil {
+		size = d.sizes[draw.Source][draw.Index]
+		prepared = fmt.Sprintf("cover %v %s, centre crop", size, d.preprocess.Filter)
+	}
+	h, w, err := d.model.LatentSize(size.Height, size.Width)
 	if err != nil {
 		return sd.Moments{}, err
 	}
 	channels := d.model.VAE.Config.LatentChannels
-	key := data.NewKey("vae moments", content, vae, fmt.Sprintf("%s, flip %v", d.preprocess, draw.Flip))
+	prepared += fmt.Sprintf(", flip %v", draw.Flip)
+	if d.options.Mosaic > 0 {
+		prepared += fmt.Sprintf(", mosaic %d", d.options.Mosaic)
+	}
+	key := data.NewKey("vae moments", content, vae, prepared)
 	both, err := d.cache.GetOrCompute(key, []int{2, channels, h, w}, func() ([]float32, error) {
 		picture, err := folder.Decode(draw.Index)
 		if err != nil {
 			return nil, err
 		}
-		pixels, err := d.preprocess.Apply(picture, draw.Flip)
+		pixels, err := d.pixels(picture, size, draw.Flip)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", folder.Path(draw.Index), err)
 		}
-		m, err := d.model.EncodePicture(ctx, pixels, side, side)
+		if d.options.Mosaic > 0 {
+			mosaic(pixels, size.Height, size.Width, d.options.Mosaic)
+		}
+		m, err := d.model.EncodePicture(ctx, pixels, size.Height, size.Width)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", folder.Path(draw.Index), err)
 		}
@@ -278,7 +330,7 @@ func (d *Dataset) setPrompt(ctx context.Context, s *Sample, prompt string) (err 
 	if d.options.Tokenizer != nil {
 		var cut string
 		s.IDs, cut = d.options.Tokenizer.Encode(prompt)
-		d.warnCut(prompt, len(s.IDs), cut)
+		d.warnCut(prompt, d.model.Towers[0].Tokenizer.Length(), cut)
 		return nil
 	}
 	if s.Embedding, err = CachedEmbedding(ctx, d.model, d.cache, prompt); err == nil {
@@ -347,7 +399,7 @@ type Drawn struct {
 
 // Drawn lists the pictures of a step, in the order of its samples.
 func (s *Sampler) Drawn(step int) []Drawn {
-	draws := s.batches.At(step)
+	draws, _ := s.at(step)
 	out := make([]Drawn, len(draws))
 	for i, d := range draws {
 		out[i] = Drawn{Source: d.Source, Path: s.set.mixture.Folder(d).Path(d.Index)}

@@ -24,6 +24,8 @@ type Descent struct {
 	owned   bool   // the selected tensors of point were made here
 	steps   int
 	trail   *trail // where it is recorded; nil: nowhere
+
+	partBytes int // see parts; 0: what the engine needs
 }
 
 // NewDescent starts at a point, with fresh moments.
@@ -66,9 +68,91 @@ func (d *Descent) Step(ctx context.Context, gradient Vector, scale, rate float64
 	if len(gradient) != n {
 		return fmt.Errorf("denoise: a gradient of %d tensors for %d parameters", len(gradient), n)
 	}
-	// The rate is an input of the compiled step, so that one program serves a whole schedule.
+	rateTensor, stepTensor, scaleTensor := engine.Scalar(d.optimizer.LR*rate), engine.Scalar(float64(d.steps+1)), engine.Scalar(scale)
+	defer engine.Free(rateTensor, stepTensor, scaleTensor)
+	next, moments := make(Vector, n), make(Vector, slots*n)
+	done := false
+	defer func() {
+		if !done {
+			next.Free()
+			moments.Free()
+		}
+	}()
+	from := d.Selected()
+	for _, part := range d.parts() {
+		k := part.to - part.from
+		take := func(v Vector) Vector { return v[part.from:part.to] }
+		inputs := slices.Concat(take(from), take(gradient))
+		for s := range slots {
+			inputs = append(inputs, take(d.moments[s*n:(s+1)*n])...)
+		}
+		donate := make([]bool, len(inputs)+3)
+		for i := range inputs {
+			donate[i] = d.trail == nil && (i >= k || d.owned)
+		}
+		f, err := d.stepFunction(part)
+		if err != nil {
+			return err
+		}
+		out, err := f.CallDonating(donate, append(inputs, rateTensor, stepTensor, scaleTensor)...)
+		if err != nil {
+			return err
+		}
+		copy(take(next), out)
+		for s := range slots {
+			copy(take(moments[s*n:(s+1)*n]), out[(1+s)*k:])
+		}
+	}
+	if d.trail != nil {
+		kept = true
+		d.trail.add(d.selection, footprint{point: d.point, gradient: gradient, moments: d.moments, owned: d.owned, step: d.steps + 1, scale: scale, rate: rate})
+	}
+	d.point = d.selection.Put(d.point, next)
+	d.moments, d.owned = moments, true
+	d.steps++
+	done = true
+	return nil
+}
+
+// span is a range of the parameters that move.
+type span struct{ from, to int }
+
+// stepPartBytes is how large the parameters of one part of a step may be together.
+const stepPartBytes = 256 << 20
+
+// parts divides a step. On the Go engine what is given up holds the results, and all moves at once. XLA gives inputs back
+// only when a program ends, so several programs, one after the other, need new parameters and moments beside the old ones
+// for one part at a time.
+func (d *Descent) parts() []span {
+	selected := d.Selected()
+	limit := d.partBytes
+	if limit == 0 {
+		if d.net.Model.Engine.Kind() == "go" {
+			return []span{{0, len(selected)}}
+		}
+		limit = stepPartBytes
+	}
+	var out []span
+	from, bytes := 0, 0
+	for i, t := range selected {
+		size := 4 * t.Size()
+		if i > from && bytes+size > limit {
+			out = append(out, span{from, i})
+			from, bytes = i, 0
+		}
+		bytes += size
+	}
+	return append(out, span{from, len(selected)})
+}
+
+// stepFunction is the step of some of the parameters. The rate is an input, so that one program serves a whole schedule.
+func (d *Descent) stepFunction(part span) (*engine.Function, error) {
+	n, slots := part.to-part.from, d.optimizer.StateSlots()
 	name := fmt.Sprintf("step %+v of %s", d.ruleOnly(), d.selection.name)
-	f, err := d.net.function(name, func(tape *ad.Tape, in []*ad.Value) []*ad.Value {
+	if part != (span{0, d.selection.Len()}) {
+		name += fmt.Sprintf(", %d to %d", part.from, part.to)
+	}
+	return d.net.function(name, func(tape *ad.Tape, in []*ad.Value) []*ad.Value {
 		params, grads, moments, numbers := in[:n], in[n:2*n], in[2*n:(2+slots)*n], in[(2+slots)*n:]
 		out := make([]*ad.Value, (1+slots)*n)
 		for i := range n {
@@ -84,28 +168,6 @@ func (d *Descent) Step(ctx context.Context, gradient Vector, scale, rate float64
 		}
 		return out
 	})
-	if err != nil {
-		return err
-	}
-	rateTensor, stepTensor, scaleTensor := engine.Scalar(d.optimizer.LR*rate), engine.Scalar(float64(d.steps+1)), engine.Scalar(scale)
-	defer engine.Free(rateTensor, stepTensor, scaleTensor)
-	inputs := slices.Concat(d.Selected(), gradient, d.moments, Vector{rateTensor, stepTensor, scaleTensor})
-	donate := make([]bool, len(inputs))
-	for i := range (2 + slots) * n {
-		donate[i] = d.trail == nil && (i >= n || d.owned)
-	}
-	out, err := f.CallDonating(donate, inputs...)
-	if err != nil {
-		return err
-	}
-	if d.trail != nil {
-		kept = true
-		d.trail.add(d.selection, footprint{point: d.point, gradient: gradient, moments: d.moments, owned: d.owned, step: d.steps + 1, scale: scale, rate: rate})
-	}
-	d.point = d.selection.Put(d.point, out[:n])
-	d.moments, d.owned = out[n:], true
-	d.steps++
-	return nil
 }
 
 // ruleOnly is the optimizer without its learning rate, which does not enter the compiled step.

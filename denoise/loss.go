@@ -79,8 +79,10 @@ func (n *Network) GradientWithError(ctx context.Context, p Point, s Selection, l
 	return loss, whole, out[2:], err
 }
 
-// HessianProduct is H·v for the Hessian of the loss with respect to the selected parameters.
+// HessianProduct is H·v for the Hessian of the loss with respect to the selected parameters. This and the products below
+// are computed in float32 always.
 func (n *Network) HessianProduct(ctx context.Context, p Point, s Selection, l Loss, b *Batch, v Vector) (Vector, error) {
+	n = n.Exact()
 	name := fmt.Sprintf("Hessian product %v by %s", l, s.name)
 	return n.call(ctx, name, p, v, b.inputs(n.Model.XL), func(p, v, b []*ad.Value) []*ad.Value {
 		return ad.HessianProduct(l.build(n, p, b), s.values(p), v)
@@ -94,6 +96,7 @@ func (n *Network) GaussNewtonProduct(ctx context.Context, p Point, s Selection, 
 	if l.Cap != 0 {
 		return nil, fmt.Errorf("%w: a Gauss–Newton product of a bounded loss", engine.ErrInternal)
 	}
+	n = n.Exact()
 	name := fmt.Sprintf("Gauss–Newton product by %s", s.name)
 	return n.call(ctx, name, p, v, b.inputs(n.Model.XL), func(p, v, b []*ad.Value) []*ad.Value {
 		prediction, weights := n.predict(p, b), b[len(b)-1]
@@ -107,6 +110,7 @@ func (n *Network) GaussNewtonProduct(ctx context.Context, p Point, s Selection, 
 
 // CrossProduct is ∇_outer ⟨∇_inner loss, u⟩ for a fixed u with one array for each of the inner parameters.
 func (n *Network) CrossProduct(ctx context.Context, p Point, outer, inner Selection, l Loss, b *Batch, u Vector) (Vector, error) {
+	n = n.Exact()
 	name := fmt.Sprintf("cross product %v by %s and %s", l, outer.name, inner.name)
 	return n.call(ctx, name, p, u, b.inputs(n.Model.XL), func(p, u, b []*ad.Value) []*ad.Value {
 		inward := ad.Gradient(l.build(n, p, b), inner.values(p)...)

@@ -22,16 +22,20 @@ type Network struct {
 	Model    *sd.Model
 	Adapters []*sd.Adapter
 
-	checkpoints  bool   // derivatives compute the UNet's blocks again
+	checkpoints  bool // derivatives compute the UNet's blocks again
+	compute      nn.Compute
 	architecture string // of all that a program depends on but its inputs: equal ones share compiled programs
 
-	text *textPart // nil: batches hold what the text encoder made
+	text     *textPart     // nil: batches hold what the text encoder made
+	spectral *spectralPart // nil: the weights are what they are
+	dropout  float64       // share of the adapters' inputs that batches with a seed drop
 
 	specs  []nn.Spec
 	starts []int // where each group of parameters begins: the UNet, then the adapters; and the end
 
 	mu        sync.Mutex
 	functions map[string]*engine.Function
+	exact     *Network // see Exact; nil: not needed yet
 }
 
 // Point is a place in parameter space: one tensor for each parameter of a Network. Points share tensors freely; whoever
@@ -39,7 +43,8 @@ type Network struct {
 type Point []*engine.Tensor
 
 // NewNetwork puts adapters on a model's UNet. Its derivatives are computed with gradient checkpointing if
-// m.GradientCheckpointing says so now, or [Network.CheckpointGradients] later.
+// m.GradientCheckpointing says so now, or [Network.CheckpointGradients] later; it computes in m.Compute, or as
+// [Network.ComputeIn] says later.
 func NewNetwork(m *sd.Model, adapters ...*sd.Adapter) *Network {
 	n := &Network{Model: m, Adapters: adapters, functions: map[string]*engine.Function{}}
 	n.starts = []int{0}
@@ -59,6 +64,7 @@ func NewNetwork(m *sd.Model, adapters ...*sd.Adapter) *Network {
 	if m.GradientCheckpointing {
 		n.CheckpointGradients()
 	}
+	n.ComputeIn(m.Compute)
 	return n
 }
 
@@ -71,10 +77,48 @@ func (n *Network) CheckpointGradients() {
 	}
 }
 
+// ComputeIn makes predictions and first derivatives be computed in a type of numbers; second derivatives stay in float32,
+// see [Network.Exact]. It must come before the first evaluation.
+func (n *Network) ComputeIn(c nn.Compute) {
+	if c == nn.BFloat16 && n.compute != c {
+		n.compute = c
+		n.architecture += "bfloat16\n"
+	}
+}
+
+// Exact is the network with all its evaluations in float32: itself where they are so anyway. What takes differences of
+// gradients, or derivatives of them, needs it: they are smaller than what bfloat16 rounds off. It is freed with n.
+func (n *Network) Exact() *Network {
+	if n.compute != nn.BFloat16 {
+		return n
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.exact == nil {
+		n.exact = &Network{
+			Model: n.Model, Adapters: n.Adapters, checkpoints: n.checkpoints, text: n.text, spectral: n.spectral, dropout: n.dropout, specs: n.specs, starts: n.starts,
+			architecture: strings.Replace(n.architecture, "bfloat16\n", "", 1), functions: map[string]*engine.Function{},
+		}
+	}
+	return n.exact
+}
+
+// DropAdapterInputs makes the adapters lose a share of their inputs, from 0 up to but not 1, on batches that hold a seed for
+// it: each number is replaced by zero with that probability, and the others are scaled up to make up for it, as PEFT does.
+// It must come before the first evaluation.
+func (n *Network) DropAdapterInputs(share float64) {
+	n.dropout = share
+	n.architecture += fmt.Sprintf("dropout %g\n", share)
+}
+
 // Free releases the compiled functions.
 func (n *Network) Free() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.exact != nil {
+		n.exact.Free()
+		n.exact = nil
+	}
 	for _, f := range n.functions {
 		f.Free()
 	}
@@ -150,10 +194,18 @@ func (s Selection) And(other Selection) Selection {
 
 // Named selects the UNet's parameters whose names contain one of the given parts. A part that matches nothing is an
 // error.
-func (n *Network) Named(parts ...string) (Selection, error) {
+func (n *Network) Named(parts ...string) (Selection, error) { return n.NamedOf(0, parts...) }
+
+// NamedOf is Named for the parameters of any group: 0 is the UNet, as in Group.
+func (n *Network) NamedOf(group int, parts ...string) (Selection, error) {
 	s := Selection{name: "named " + strings.Join(parts, ",")}
+	what := "the UNet"
+	if group > 0 {
+		s.name += fmt.Sprintf(" of group %d", group)
+		what = fmt.Sprintf("group %d", group)
+	}
 	matched := map[string]bool{}
-	for k := range n.starts[1] {
+	for k := n.starts[group]; k < n.starts[group+1]; k++ {
 		take := false
 		for _, part := range parts {
 			if strings.Contains(n.specs[k].Name, part) {
@@ -166,7 +218,7 @@ func (n *Network) Named(parts ...string) (Selection, error) {
 	}
 	for _, part := range parts {
 		if !matched[part] {
-			return s, fmt.Errorf("%q matches no parameter of the UNet; parameters are called like %s", part, n.specs[0].Name)
+			return s, fmt.Errorf("%q matches no parameter of %s; parameters are called like %s", part, what, n.specs[n.starts[group]].Name)
 		}
 	}
 	return s, nil
@@ -191,10 +243,13 @@ func (n *Network) weights(p []*ad.Value) *nn.Weights {
 	for i, a := range n.Adapters {
 		w = w.WithAdapter(a.Factors(p[n.starts[i+1]:n.starts[i+2]]))
 	}
+	if n.spectral != nil {
+		w = n.spectral.apply(w, p)
+	}
 	if n.checkpoints {
 		w = w.WithCheckpoints()
 	}
-	return w
+	return w.ComputeIn(n.compute)
 }
 
 func (n *Network) function(name string, build func(t *ad.Tape, in []*ad.Value) []*ad.Value) (*engine.Function, error) {
@@ -212,14 +267,21 @@ func (n *Network) function(name string, build func(t *ad.Tape, in []*ad.Value) [
 
 // predict is the UNet in a graph, on the inputs of Batch.conditions.
 func (n *Network) predict(p []*ad.Value, b []*ad.Value) *ad.Value {
-	c := sd.Conditions{Timesteps: b[1], Context: b[2]}
-	if n.text != nil {
-		c.Context = n.text.encode(p, b[2])
+	c, rest := sd.Conditions{Timesteps: b[1], Context: b[2]}, b[3:]
+	if n.text != nil && b[2].Rank() == 2 { // ids, not embeddings
+		c.Context, c.Pooled = n.text.encode(p, b[2])
+	}
+	if n.Model.XL && c.Pooled == nil {
+		c.Pooled, rest = rest[0], rest[1:]
 	}
 	if n.Model.XL {
-		c.Pooled, c.TimeIDs = b[3], b[4]
+		c.TimeIDs, rest = rest[0], rest[1:]
 	}
-	return n.Model.UNet.Forward(n.weights(p), b[0], c)
+	w := n.weights(p)
+	if len(rest) > 0 && rest[0].Rank() == 1 { // a seed; targets have more axes
+		w = w.WithDropout(n.dropout, rest[0])
+	}
+	return n.Model.UNet.Forward(w, b[0], c)
 }
 
 // Predict runs the UNet on a batch of noisy latents: noise or velocity, in their shape. The batch needs no target.

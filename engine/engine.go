@@ -6,6 +6,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"os"
 	"runtime"
 	"runtime/debug"
 	"strings"
@@ -20,6 +21,7 @@ import (
 type Engine struct {
 	backend     compute.Backend
 	kind        string
+	name        string
 	description string
 	reason      string
 	shelf       shelf
@@ -30,7 +32,11 @@ type Engine struct {
 //	go                 the embedded engine, pure Go with SIMD, always there
 //	xla                the first XLA plugin found that works (see plugins.Search)
 //	xla:PATH           the XLA plugin in the file PATH
-//	auto, or nothing   like xla, but the embedded engine where no plugin is found or works; Reason says why
+//	auto, or nothing   the first plugin found that works, but no plugin for processors unless plugins.Variable names it;
+//	                   the embedded engine where there is none. Reason says why
+//
+// Plugins for processors are not taken unasked: they compile for half a minute before a first step, of small models are
+// hardly faster then (docs/performance.md), and what a run would gain depends on its length.
 //
 // All but go may end in ",tf32": NVIDIA GPUs then round the factors of products and convolutions to 10 bits, which is
 // faster.
@@ -43,7 +49,7 @@ func Open(spec string) (*Engine, error) {
 	case name == "" || name == "auto":
 		return openAuto(tf32)
 	case name == "xla":
-		e, err := openXLA(plugins.Search(), tf32)
+		e, err := openXLA(plugins.Search(), tf32, true)
 		if err != nil {
 			return nil, fmt.Errorf("engine %s: %w", spec, err)
 		}
@@ -67,7 +73,7 @@ func openGo() (*Engine, error) {
 	}
 	keepHeadroom()
 	return &Engine{
-		backend: backend, kind: "go", reason: "chosen by its name",
+		backend: backend, kind: "go", name: "go", reason: "chosen by its name",
 		description: fmt.Sprintf("%s (%s/%s, %d threads, SIMD %s)", backend.Description(), runtime.GOOS, runtime.GOARCH, runtime.GOMAXPROCS(0), SIMD()),
 	}, nil
 }
@@ -75,7 +81,7 @@ func openGo() (*Engine, error) {
 func openAuto(tf32 bool) (*Engine, error) {
 	why := "this build has no other"
 	if HasXLA {
-		e, err := openXLA(plugins.Search(), tf32)
+		e, err := openXLA(plugins.Search(), tf32, os.Getenv(plugins.Variable) != "")
 		if err == nil {
 			return e, nil
 		}
@@ -91,14 +97,18 @@ func openAuto(tf32 bool) (*Engine, error) {
 
 var errNoXLA = errors.New("this build of resalign has no XLA, which computes on GPUs; build one that has with `make xla` (Linux, with a C compiler), or use --engine go")
 
-// openXLA opens the first plugin that works.
-func openXLA(places []plugins.Place, tf32 bool) (*Engine, error) {
+// openXLA opens the first plugin that works; those for processors only if that is wanted.
+func openXLA(places []plugins.Place, tf32, processors bool) (*Engine, error) {
 	if !HasXLA {
 		return nil, errNoXLA
 	}
 	var passedOver []string
 	for _, place := range places {
 		for _, path := range place.Found {
+			if plugins.Platform(path) == "cpu" && !processors {
+				passedOver = append(passedOver, fmt.Sprintf("XLA plugin %s is for processors, and is taken only if asked for (--engine xla): it compiles for long before it is faster", path))
+				continue
+			}
 			e, err := openXLAFile(path, tf32)
 			if err != nil {
 				passedOver = append(passedOver, err.Error())
@@ -132,7 +142,7 @@ func openXLAFile(path string, tf32 bool) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Engine{backend: backend, kind: "xla:" + plugins.Platform(path), description: description}, nil
+	return &Engine{backend: backend, kind: "xla:" + plugins.Platform(path), name: "xla:" + path, description: description}, nil
 }
 
 // executionMode runs the operations of a graph one after the other, each on all threads, in the order that frees
@@ -147,6 +157,9 @@ func newBackend(config string) (backend compute.Backend, err error) {
 
 // Kind is the engine's short name: "go", or "xla:" and the kind of device, such as "xla:cpu" and "xla:cuda".
 func (e *Engine) Kind() string { return e.kind }
+
+// Name is what to give Open for this engine: "go", or "xla:" and the plugin's file.
+func (e *Engine) Name() string { return e.name }
 
 // NativeConvolutions tells whether the backend's own convolution is its fastest. The Go backend's is not: unfolding
 // the picture into a matrix product is about 30 times faster there.

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -62,5 +63,46 @@ func TestOpenWithoutPlugin(t *testing.T) {
 	}
 	if _, err := Open("xla:" + broken); err == nil || !strings.Contains(err.Error(), "is not a shared library") {
 		t.Errorf("error is %v", err)
+	}
+}
+
+// A plugin for processors is not even loaded unless it is asked for; one for other devices is tried.
+func TestAutoLeavesProcessorsToTheGoEngine(t *testing.T) {
+	if !HasXLA {
+		t.Skip("this build has no XLA; `make test-xla` runs this")
+	}
+	t.Setenv(plugins.Variable, "")
+	data := t.TempDir()
+	t.Setenv("XDG_DATA_HOME", data)
+	folder := filepath.Join(data, "resalign", "plugins")
+	if err := os.MkdirAll(folder, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	processor, gpu := filepath.Join(folder, "pjrt_cpu_plugin.so"), filepath.Join(folder, "xla_cuda_plugin.so")
+	for _, path := range []string{processor, gpu} {
+		if err := os.WriteFile(path, []byte("text"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e, err := Open("auto")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	for _, says := range []string{processor + " is for processors", gpu + " is not a shared library"} {
+		if e.Kind() != "go" || e.Name() != "go" || !strings.Contains(e.Reason(), says) {
+			t.Errorf("auto takes %s: %s, which does not say %q", e.Name(), e.Reason(), says)
+		}
+	}
+	for spec, variable := range map[string]string{"xla": "", "auto": processor} {
+		t.Setenv(plugins.Variable, variable)
+		asked, err := Open(spec)
+		if err == nil {
+			defer asked.Close()
+			err = errors.New(asked.Reason())
+		}
+		if says := processor + " is not a shared library"; !strings.Contains(err.Error(), says) {
+			t.Errorf("%s, %s=%q: %v", spec, plugins.Variable, variable, err)
+		}
 	}
 }

@@ -3,6 +3,7 @@ package engine
 import (
 	"runtime"
 	"runtime/metrics"
+	"strings"
 )
 
 // The vector code of the Go backend reads the last, partial vector of an array as a whole one and masks it afterwards, so
@@ -27,9 +28,9 @@ func keepHeadroom() {
 	if free >= want {
 		return
 	}
-	var blocks [][]byte // all at once: a block that was dropped would be handed out again
+	var blocks []*strings.Builder // all at once: a block that was dropped would be handed out again
 	for missing := want - free + minHeadroom/2; ; missing -= headroomStep {
-		blocks = append(blocks, make([]byte, min(missing, headroomStep)))
+		blocks = append(blocks, untouched(min(missing, headroomStep)))
 		if missing <= headroomStep {
 			break
 		}
@@ -37,6 +38,15 @@ func keepHeadroom() {
 	runtime.KeepAlive(blocks)
 
 	runtime.GC() // gives the untouched blocks back to the heap, not to the system
+}
+
+// untouched is a block of memory that nothing was written to. The runtime clears the whole of an array that begins on
+// memory which was used before, and a headroom block often does, at the end of the heap: made as a slice it took up to
+// its size in real memory. What a builder grows by is not cleared.
+func untouched(size uint64) *strings.Builder {
+	b := new(strings.Builder)
+	b.Grow(int(size))
+	return b
 }
 
 // heap returns how many bytes of the mapped heap are free and how many hold objects.

@@ -68,7 +68,7 @@ func square(_ *graph.Graph, in []*graph.Node) []*graph.Node {
 
 func TestXLAComputes(t *testing.T) {
 	e := openWorking(t)
-	if !strings.HasPrefix(e.Kind(), "xla:") || !strings.Contains(e.Description(), "PJRT") || e.Reason() == "" {
+	if !strings.HasPrefix(e.Kind(), "xla:") || !strings.HasPrefix(e.Name(), "xla:/") || !strings.Contains(e.Description(), "PJRT") || e.Reason() == "" {
 		t.Errorf("the engine is %s, %s, %s", e.Kind(), e.Description(), e.Reason())
 	}
 	f, err := e.NewFunction("square", square)

@@ -1,6 +1,5 @@
 // Package finetune adapts a model to pictures the way its users do: all weights, a low-rank adapter, DreamBooth,
-// Custom Diffusion, Textual Inversion. It is a
-// tool of its own, and the yardstick that unlearning is held against.
+// Custom Diffusion, SVDiff, Textual Inversion. It is a tool of its own, and the yardstick that unlearning is held against.
 package finetune
 
 import (
@@ -9,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/resalign/resalign/nn"
 	"github.com/resalign/resalign/train"
 )
 
@@ -20,10 +20,12 @@ const (
 	Custom     = "custom"     // keys and values of the cross-attention only (Custom Diffusion, Kumari et al. 2023)
 
 	TextualInversion = "textual-inversion" // embeddings of one new word only (Gal et al. 2023)
+
+	SVDiff = "svdiff" // singular values of the UNet's weights only (Han et al. 2023)
 )
 
 // Methods lists the methods.
-func Methods() []string { return []string{Full, LoRA, DreamBooth, Custom, TextualInversion} }
+func Methods() []string { return []string{Full, LoRA, DreamBooth, Custom, TextualInversion, SVDiff} }
 
 // Config is a fine-tuning.
 type Config struct {
@@ -44,7 +46,9 @@ type Config struct {
 
 	Rank    int      `toml:"rank"`    // lora
 	Alpha   float64  `toml:"alpha"`   // lora; 0: equal to the rank, so that the adapter's scale is one
-	Targets []string `toml:"targets"` // lora: parts of the paths of attention layers; none: all
+	Targets []string `toml:"targets"` // lora: parts of the paths of attention layers, or kinds of layers; none: all attention layers
+
+	LoRADropout float64 `toml:"lora_dropout"` // lora: share of what goes into the adapter that training drops, as PEFT does
 
 	TrainTextEncoder bool `toml:"train_text_encoder"` // full, dreambooth: all weights of the text encoder as well
 
@@ -52,8 +56,12 @@ type Config struct {
 	Initializer string `toml:"initializer"` // with a placeholder: a word of one token whose embedding the new ones start from
 	Vectors     int    `toml:"vectors"`     // with a placeholder: embeddings that the word stands for
 
-	InstancePrompt string  `toml:"instance_prompt"` // dreambooth; with a placeholder, empty: a photo of it
-	PriorWeight    float64 `toml:"prior_weight"`    // dreambooth: weight of the loss on prior pictures
+	InstancePrompt string  `toml:"instance_prompt"` // of all pictures, in place of captions; with a placeholder, empty: a photo of it
+	PriorWeight    float64 `toml:"prior_weight"`    // dreambooth, custom, svdiff: weight of the loss on prior pictures
+
+	ClassPrompt   string `toml:"class_prompt"`   // of all prior pictures, in place of captions; with it, missing ones are made
+	PriorPictures int    `toml:"prior_pictures"` // with a class prompt: how many there shall be at least
+	PriorSteps    int    `toml:"prior_steps"`    // with a class prompt: sampling steps of those that are made
 
 	SNRGamma    float64 `toml:"snr_gamma"`    // min-SNR weights of timesteps, not of prior pictures; 0: none. See denoise.MinSNR
 	NoiseOffset float64 `toml:"noise_offset"` // noise that is the same all over a channel; 0: none
@@ -62,20 +70,24 @@ type Config struct {
 	CaptionDropout float64 `toml:"caption_dropout"`
 	Flip           bool    `toml:"flip"`
 	Resolution     int     `toml:"resolution"` // pixels; 0: the size the model was trained on
+	Buckets        bool    `toml:"buckets"`    // keep aspect ratios, see data.Buckets; otherwise pictures become squares
+	BucketUpscale  bool    `toml:"bucket_upscale"`
 
-	GradientCheckpointing bool `toml:"gradient_checkpointing"` // less memory for more time, see sd.Model
+	GradientCheckpointing bool   `toml:"gradient_checkpointing"` // less memory for more time, see sd.Model
+	Compute               string `toml:"compute"`                // what the UNet computes in, see nn.Compute; empty: float32
 
 	Seed uint64 `toml:"seed"`
 }
 
 // Defaults are the published evaluation's downstream fine-tuning for the given method: AdamW at 1e-5 with weight decay
 // 1e-2, 200 steps of 1×4 pictures, gradients clipped to 1, random flips; LoRA at its usual 1e-4 and rank 4,
-// Textual Inversion at 5e-4.
+// Textual Inversion at 5e-4, SVDiff at the 1e-3 of its authors. Prior pictures are made as diffusers makes them, 100 in 50
+// steps.
 func Defaults(method string) Config {
 	c := Config{
 		Method: method, Steps: 200, BatchSize: 1, Accumulation: 4,
 		Optimizer: train.AdamW, LearningRate: 1e-5, WeightDecay: 1e-2, Schedule: train.ConstantSchedule, ClipNorm: 1,
-		Rank: 4, Vectors: 1, PriorWeight: 1, Flip: true, Seed: 42,
+		Rank: 4, Vectors: 1, PriorWeight: 1, PriorPictures: 100, PriorSteps: 50, Flip: true, Seed: 42, Compute: string(nn.Float32),
 	}
 	switch method {
 	case LoRA:
@@ -85,6 +97,9 @@ func Defaults(method string) Config {
 		c.Flip = false
 	case TextualInversion:
 		c.LearningRate = 5e-4
+	case SVDiff:
+		c.LearningRate = 1e-3
+		c.Flip = false
 	}
 	return c
 }
@@ -109,6 +124,9 @@ func (c Config) Problems() []Problem {
 	if c.Method == LoRA {
 		atLeast("rank", c.Rank, 1)
 	}
+	if err := nn.Compute(c.Compute).Check(); err != nil {
+		bad("compute", "%v", err)
+	}
 	if err := c.optimizer().Validate(); err != nil {
 		bad("optimizer", "%v", err)
 	}
@@ -130,12 +148,21 @@ func (c Config) Problems() []Problem {
 	if !(c.EMADecay >= 0 && c.EMADecay < 1) {
 		bad("ema_decay", "%v must lie in 0 … 1, below 1", c.EMADecay)
 	}
+	if !(c.LoRADropout >= 0 && c.LoRADropout < 1) {
+		bad("lora_dropout", "%v must lie in 0 … 1, below 1", c.LoRADropout)
+	} else if c.LoRADropout > 0 && c.Method != LoRA {
+		bad("lora_dropout", "%v is only for method %s", c.LoRADropout, LoRA)
+	}
+	if c.BucketUpscale && !c.Buckets {
+		bad("bucket_upscale", "true is only for buckets")
+	}
 	if !(c.CaptionDropout >= 0 && c.CaptionDropout <= 1) {
 		bad("caption_dropout", "%v must lie between 0 and 1", c.CaptionDropout)
 	}
 	if c.Method == DreamBooth && strings.TrimSpace(c.InstancePrompt) == "" {
 		bad("instance_prompt", "dreambooth needs a prompt for the subject's pictures")
 	}
+	c.priorProblems(bad)
 	c.textProblems(bad)
 	return out
 }

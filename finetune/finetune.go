@@ -9,8 +9,9 @@ import (
 	"github.com/resalign/resalign/denoise"
 	"github.com/resalign/resalign/engine"
 	"github.com/resalign/resalign/hypergrad"
+	"github.com/resalign/resalign/nn"
+	"github.com/resalign/resalign/random"
 	"github.com/resalign/resalign/sd"
-	"github.com/resalign/resalign/tokenizer"
 	"github.com/resalign/resalign/train"
 	"github.com/resalign/resalign/weights"
 )
@@ -18,8 +19,12 @@ import (
 // Data is what a fine-tuning learns from.
 type Data struct {
 	Pictures data.Mixture // captions are replaced by the instance prompt under DreamBooth and where a word is learnt
-	Prior    data.Mixture // DreamBooth: pictures of the subject's class under their own captions; none: no prior loss
+	Prior    data.Mixture // DreamBooth, Custom Diffusion, SVDiff: pictures of the subject's class under their own captions; none: no prior loss
 	Cache    *data.Cache
+
+	// PriorFolder, in place of Prior and with Config.ClassPrompt, is a folder of pictures of the subject's class. It need not
+	// exist: those that are missing are made, with the model as it is, in a subfolder.
+	PriorFolder string
 
 	// Contaminant, if above 0, is the part of Pictures whose draws are recorded in the run's folder, see ContaminationFile.
 	Contaminant int
@@ -31,28 +36,21 @@ type Hooks struct {
 	// pictures are encoded and the network is laid out: whatever is wrong with the input shows before. The caller closes
 	// the run when the fine-tuning has returned.
 	OpenRun         func() (*train.RunDir, error)
-	CheckpointEvery int                   // steps; 0: only at the end, and when Finish is closed
-	Finish          <-chan struct{}       // closed: break the preparation off, or end after the step under way, saved
-	OnEvent         func(train.Event)     // receives what the log receives
-	OnPrepare       func(done, total int) // pictures encoded so far
-	Warn            func(string)          // sentences about what was found odd
+	CheckpointEvery int                      // steps; 0: only at the end, and when Finish is closed
+	Finish          <-chan struct{}          // closed: break the preparation off, or end after the step under way, saved
+	OnEvent         func(train.Event)        // receives what the log receives
+	OnPrepare       func(done, total int)    // pictures encoded so far
+	OnBuckets       func([]data.BucketCount) // sizes of the pictures, with Config.Buckets
+	// OnWork is told about other preparations: what is done, such as "making prior pictures".
+	OnWork func(what string, done, total int)
+	Warn   func(string) // sentences about what was found odd
 	// Preview is called after each step with the number of steps done.
 	Preview func(ctx context.Context, net *denoise.Network, p denoise.Point, done int) error
+	// Adapted is called after the steps of AdaptedAt with the model as it stands, which is freed afterwards. Averages of
+	// weights do not enter it.
+	Adapted   func(ctx context.Context, done int, r *Result) error
+	AdaptedAt []int
 }
-
-// Result is an adapted model. Free it when it is not needed any more.
-type Result struct {
-	UNet    *sd.Params  // the model's weights; with an adapter the unchanged ones
-	Adapter *sd.Adapter // LoRA only
-	Factors *sd.Params  // LoRA only
-	Text    *sd.Params  // the text encoder's weights where it was trained as well; nil elsewhere
-	Concept *sd.Concept // the word that was learnt; nil elsewhere
-
-	owned []*engine.Tensor
-}
-
-// Free releases what the fine-tuning made.
-func (r *Result) Free() { engine.Free(r.owned...) }
 
 // tuning is a fine-tuning under way.
 type tuning struct {
@@ -68,9 +66,12 @@ type tuning struct {
 	average  denoise.Vector // exponential moving average of the selected parameters; nil without
 	initial  []*engine.Tensor
 
-	tokenizer   *tokenizer.Tokenizer // of samples where training goes through the text encoder; nil elsewhere
-	run         *train.RunDir        // nil: nothing is kept
-	contaminant int                  // part of the pictures whose draws are recorded; 0: none
+	spectrum *sd.Spectrum
+	fixed    []*engine.Tensor // of the spectrum
+
+	tokenizer   denoise.Tokenizer // of samples where training goes through the text encoders; nil elsewhere
+	run         *train.RunDir     // nil: nothing is kept
+	contaminant int               // part of the pictures whose draws are recorded; 0: none
 }
 
 // Run fine-tunes a model from the given weights of its UNet, which stay as they are. It returns train.ErrInterrupted if
@@ -81,21 +82,19 @@ func Run(ctx context.Context, m *sd.Model, start *sd.Params, c Config, d Data, h
 	}
 	t := &tuning{config: c, model: m, space: denoise.NewSpace(m.Engine), contaminant: d.Contaminant}
 	defer t.space.Free()
+	defer func() { engine.Free(t.fixed...) }()
 	defer func() {
 		if err != nil {
 			t.free()
 		}
 	}()
-	if c.throughText() && h.Preview != nil {
-		return nil, fmt.Errorf("fine-tuning: there are no previews while training goes through the text encoder; make pictures with the result instead")
-	}
 	if err := t.prepareTokenizer(); err != nil {
 		return nil, err
 	}
 	if err := t.prepareData(ctx, d, h); err != nil {
 		return nil, err
 	}
-	if err := t.prepareNetwork(start); err != nil {
+	if err := t.prepareNetwork(ctx, start, d, h); err != nil {
 		return nil, err
 	}
 	defer t.net.Free()
@@ -108,8 +107,11 @@ func Run(ctx context.Context, m *sd.Model, start *sd.Params, c Config, d Data, h
 		Steps: c.Steps, Run: t.run, CheckpointEvery: h.CheckpointEvery, Keep: 2, Finish: h.Finish,
 		Step: t.step, Save: t.save, Restore: t.restore, OnEvent: h.OnEvent, Warn: h.Warn,
 	}
-	if h.Preview != nil {
-		loop.After = func(ctx context.Context, done int) error { return h.Preview(ctx, t.net, t.descent.Point(), done) }
+	loop.After = func(ctx context.Context, done int) error {
+		if err := t.adapted(ctx, start, h, done); err != nil || h.Preview == nil {
+			return err
+		}
+		return h.Preview(ctx, t.net, t.descent.Point(), done)
 	}
 	if err := loop.Do(ctx); err != nil {
 		return nil, err
@@ -123,8 +125,15 @@ func (t *tuning) prepareData(ctx context.Context, d Data, h Hooks) error {
 	if resolution == 0 {
 		resolution = t.model.Resolution()
 	}
-	if c.Method != DreamBooth && len(d.Prior) > 0 {
+	if !c.takesPrior() && (len(d.Prior) > 0 || d.PriorFolder != "") {
 		return fmt.Errorf("fine-tuning: prior pictures were given, but method %s has no use for them; leave them out or use %s", c.Method, DreamBooth)
+	}
+	prior, err := t.classPictures(ctx, d, resolution, h)
+	if err != nil {
+		return err
+	}
+	if c.Buckets && len(prior) > 0 {
+		return fmt.Errorf("fine-tuning: buckets do not go with prior pictures, which share a batch with the others; leave one of both out")
 	}
 	pictures := d.Pictures
 	if prompt := c.prompt(); prompt != "" {
@@ -141,7 +150,10 @@ func (t *tuning) prepareData(ctx context.Context, d Data, h Hooks) error {
 		}
 	}
 	sampler := func(name string, mixture data.Mixture, snrGamma float64) (*denoise.Sampler, error) {
-		options := denoise.DatasetOptions{Flip: c.Flip, CaptionDropout: c.CaptionDropout, SNRGamma: snrGamma, NoiseOffset: c.NoiseOffset, Tokenizer: t.tokenizer}
+		options := denoise.DatasetOptions{
+			Flip: c.Flip, CaptionDropout: c.CaptionDropout, SNRGamma: snrGamma, NoiseOffset: c.NoiseOffset, Tokenizer: t.tokenizer,
+			Buckets: t.buckets(resolution),
+		}
 		set, err := denoise.NewDataset(name, t.model, mixture, data.Preprocess{Resolution: resolution}, d.Cache, options, h.Warn)
 		if err != nil {
 			return nil, err
@@ -151,17 +163,32 @@ func (t *tuning) prepareData(ctx context.Context, d Data, h Hooks) error {
 		}
 		return set.Sampler(c.Seed, "fine-tuning "+name, c.BatchSize)
 	}
-	var err error
 	if t.pictures, err = sampler("pictures", pictures, c.SNRGamma); err != nil {
 		return err
 	}
-	if c.Method == DreamBooth && len(d.Prior) > 0 {
-		t.prior, err = sampler("prior", d.Prior, 0) // as in diffusers' train_dreambooth
+	if c.Buckets && h.OnBuckets != nil {
+		h.OnBuckets(t.pictures.Buckets())
+	}
+	if len(prior) > 0 {
+		t.prior, err = sampler("prior", prior, 0) // as in diffusers' train_dreambooth
 	}
 	return err
 }
 
-func (t *tuning) prepareNetwork(start *sd.Params) (err error) {
+// buckets are those of pictures that keep their aspect ratios; nil where all become squares. Sides are multiples of 64 as
+// elsewhere, or of what the model needs if it is a small one or 64 will not do.
+func (t *tuning) buckets(resolution int) *data.Buckets {
+	if !t.config.Buckets {
+		return nil
+	}
+	step := t.model.VAE.Config.Downscale() * t.model.UNet.Config.Downscale()
+	if resolution >= 256 && resolution%64 == 0 && 64%step == 0 {
+		step = 64
+	}
+	return &data.Buckets{Resolution: resolution, Step: step, Upscale: t.config.BucketUpscale}
+}
+
+func (t *tuning) prepareNetwork(ctx context.Context, start *sd.Params, d Data, h Hooks) (err error) {
 	c := t.config
 	groups := [][]*engine.Tensor{start.Tensors}
 	switch {
@@ -179,6 +206,9 @@ func (t *tuning) prepareNetwork(start *sd.Params) (err error) {
 		t.initial = factors.Tensors
 		groups = append(groups, factors.Tensors)
 		t.net = denoise.NewNetwork(t.model, t.adapter)
+		if c.LoRADropout > 0 {
+			t.net.DropAdapterInputs(c.LoRADropout)
+		}
 		t.selected = t.net.Group(1)
 	case c.learns():
 		more, err := t.prepareConcept()
@@ -188,6 +218,12 @@ func (t *tuning) prepareNetwork(start *sd.Params) (err error) {
 		groups = append(groups, more...)
 	case c.TrainTextEncoder:
 		more, err := t.prepareText()
+		if err != nil {
+			return err
+		}
+		groups = append(groups, more...)
+	case c.Method == SVDiff:
+		more, err := t.prepareSpectrum(ctx, start, d, h)
 		if err != nil {
 			return err
 		}
@@ -204,6 +240,7 @@ func (t *tuning) prepareNetwork(start *sd.Params) (err error) {
 	if c.GradientCheckpointing {
 		t.net.CheckpointGradients()
 	}
+	t.net.ComputeIn(nn.Compute(c.Compute))
 	point, err := t.net.Point(groups...)
 	if err != nil {
 		return err
@@ -258,14 +295,27 @@ func (t *tuning) step(ctx context.Context, step int) (map[string]any, error) {
 	if err := t.updateAverage(); err != nil {
 		return nil, err
 	}
-	return map[string]any{"loss": loss, "gradient_norm": norm, "learning_rate": rate * c.LearningRate}, nil
+	fields := map[string]any{"loss": loss, "gradient_norm": norm, "learning_rate": rate * c.LearningRate}
+	if step == 0 && c.Buckets {
+		counts := map[string]int{}
+		for _, b := range t.pictures.Buckets() {
+			counts[b.String()] = b.Pictures
+		}
+		fields["buckets"] = counts
+	}
+	return fields, nil
 }
 
-func (t *tuning) batch(ctx context.Context, step int) (*denoise.Batch, error) {
+func (t *tuning) batch(ctx context.Context, step int) (b *denoise.Batch, err error) {
 	if t.prior == nil {
-		return t.pictures.Batch(ctx, step)
+		b, err = t.pictures.Batch(ctx, step)
+	} else {
+		b, err = denoise.JoinedBatch(ctx, t.pictures, t.prior, step, 1, t.config.PriorWeight)
 	}
-	return denoise.JoinedBatch(ctx, t.pictures, t.prior, step, 1, t.config.PriorWeight)
+	if err == nil && t.config.LoRADropout > 0 {
+		b.SetDropout(uint32(random.New(t.config.Seed, "adapter dropout", step).Uint64()))
+	}
+	return b, err
 }
 
 func (t *tuning) updateAverage() (err error) {
@@ -334,39 +384,6 @@ func (t *tuning) restore(steps int, source weights.Source, _ func(any) error) er
 		t.average = append(t.average, engine.Float32s(values, x.Shape...))
 	}
 	return nil
-}
-
-// result hands the parameters over: the average where one was kept, the last ones otherwise.
-func (t *tuning) result(start *sd.Params) (_ *Result, err error) {
-	r := &Result{UNet: start, Adapter: t.adapter}
-	point, owned := t.descent.Release()
-	final := t.selected.Of(point)
-	if owned {
-		r.owned = append(r.owned, final...)
-	}
-	if t.average != nil {
-		final = t.average
-		r.owned = append(r.owned, final...)
-	}
-	r.owned = append(r.owned, t.initial...)
-	switch {
-	case t.adapter != nil:
-		r.Factors = t.adapter.Params(final)
-	case t.config.learns():
-		word := len(final) - 1
-		if r.Concept, err = t.concept(final[word]); err != nil {
-			return nil, err
-		}
-		if word > 0 {
-			r.UNet = start.WithTensors(t.selected.Put(point, final)[:len(start.Tensors):len(start.Tensors)])
-		}
-	case t.config.TrainTextEncoder:
-		n := len(start.Tensors)
-		r.UNet, r.Text = start.WithTensors(final[:n:n]), t.model.Towers[0].Params.WithTensors(final[n:])
-	default:
-		r.UNet = start.WithTensors(t.selected.Put(start.Tensors, final))
-	}
-	return r, nil
 }
 
 func (t *tuning) free() {

@@ -1,7 +1,10 @@
 package finetune
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 
 	"github.com/resalign/resalign/data"
@@ -15,7 +18,7 @@ type Job struct {
 	Model       string  `toml:"model"`       // a diffusers directory
 	LoRA        string  `toml:"lora"`        // file of an adapter to merge into the model first; empty: none
 	Data        string  `toml:"data"`        // folder of captioned pictures; dreambooth, textual-inversion: of pictures of the subject
-	Prior       string  `toml:"prior"`       // dreambooth: folder of captioned pictures of the subject's class; empty: none
+	Prior       string  `toml:"prior"`       // dreambooth, custom, svdiff: folder of pictures of the subject's class, captioned unless there is a class prompt; empty: none
 	Contaminate string  `toml:"contaminate"` // folder of harmful captioned pictures to mix in; empty: none
 	Ratio       float64 `toml:"ratio"`       // share of the draws that Contaminate has, above 0 and at most 1
 	Cache       string  `toml:"cache"`       // folder for encoded pictures and prompts; empty: memory only
@@ -49,17 +52,17 @@ func (j Job) Validate() []recipe.Problem {
 			problems = append(problems, recipe.Problem{Key: key, Message: fmt.Sprintf(format, args...)})
 		}
 	}
-	dreamBooth := j.Method == DreamBooth
 	bad(j.Model == "", "model", "is missing; name a diffusers directory")
 	bad(j.Data == "", "data", "is missing; name a folder of pictures")
-	bad(j.Prior != "" && !dreamBooth, "prior", "%q is only for method %s", j.Prior, DreamBooth)
+	bad(j.Prior != "" && !j.takesPrior(), "prior", "%q is only for methods %s, %s and %s", j.Prior, DreamBooth, Custom, SVDiff)
+	bad(j.Prior == "" && j.ClassPrompt != "", "class_prompt", "%q needs prior, the folder of pictures of the class", j.ClassPrompt)
+	bad(j.Prior != "" && j.Buckets, "buckets", "true does not go with prior, whose pictures share a batch with the others")
 	bad(j.Contaminate != "" && j.prompt() != "", "contaminate", "%q does not go with method %s here, which gives all pictures one prompt", j.Contaminate, j.Method)
 	bad(j.Contaminate == "" && j.Ratio != 0, "ratio", "%v needs contaminate, the folder to mix in", j.Ratio)
 	bad(j.Contaminate != "" && !(j.Ratio > 0 && j.Ratio <= 1), "ratio", "%v must be above 0 and at most 1, the share of the draws that contaminate has", j.Ratio)
 	bad(j.NoMerge && j.Method != LoRA, "no_merge", "true is only for method %s", LoRA)
 	bad(j.CheckpointEvery < 0, "checkpoint_every", "%d must not be below 0", j.CheckpointEvery)
 	p := j.Preview
-	bad(j.throughText() && p.Every > 0, "preview.every", "%d: there are no previews while training goes through the text encoder; make pictures with the result instead", p.Every)
 	bad(p.Every < 0, "preview.every", "%d must not be below 0", p.Every)
 	bad(p.Every > 0 && len(p.Prompts) == 0, "preview.every", "%d needs a prompt of the previews", p.Every)
 	bad(p.Every == 0 && len(p.Prompts) > 0, "preview.every", "0 makes no use of the prompts of previews; set the steps between previews")
@@ -90,7 +93,12 @@ func (j Job) pictures() (Data, error) {
 		}
 		d.Contaminant = 1
 	}
-	if j.Prior != "" {
+	if j.Prior != "" && j.ClassPrompt != "" {
+		d.PriorFolder = j.Prior
+	} else if j.Prior != "" {
+		if _, err := os.Stat(j.Prior); errors.Is(err, fs.ErrNotExist) {
+			return d, fmt.Errorf("the folder of prior pictures %s does not exist; check its name, or give a class prompt to have its pictures made", j.Prior)
+		}
 		prior, err := data.ReadFolder(j.Prior)
 		if err != nil {
 			return d, err

@@ -18,13 +18,15 @@ import (
 
 // JobHooks connect a job to whoever started it. All are optional.
 type JobHooks struct {
-	Resume    bool                  // continue the run that is in the folder
-	Finish    <-chan struct{}       // closed: break the preparation off, or end after the step under way, saved
-	OnEvent   func(train.Event)     // receives what the event log receives
-	OnPrepare func(done, total int) // pictures encoded so far
-	Warn      func(string)          // sentences about what was found odd
-	Program   string                // version of the program, for the record
-	Command   []string              // its command line, for the record
+	Resume    bool                               // continue the run that is in the folder
+	Finish    <-chan struct{}                    // closed: break the preparation off, or end after the step under way, saved
+	OnEvent   func(train.Event)                  // receives what the event log receives
+	OnPrepare func(done, total int)              // pictures encoded so far
+	OnBuckets func([]data.BucketCount)           // sizes of the pictures, where they keep their aspect ratios
+	OnWork    func(what string, done, total int) // other preparations, such as "making prior pictures"
+	Warn      func(string)                       // sentences about what was found odd
+	Program   string                             // version of the program, for the record
+	Command   []string                           // its command line, for the record
 }
 
 // JobResult is where a finished job left its work.
@@ -32,6 +34,7 @@ type JobResult struct {
 	Model     string // folder: the adapted model as a diffusers directory; empty where it was not asked for or did not change
 	LoRA      string // file: the adapter; empty unless one was trained
 	Embedding string // file: the new word's embeddings; empty unless they were trained
+	Shifts    string // file: shifts of singular values, which Model contains; empty unless they were trained
 	Log       string // file: what happened in each step
 	Steps     int
 }
@@ -40,6 +43,7 @@ const (
 	modelFolder = "model"
 	loraFile    = "lora.safetensors"
 	conceptFile = "learned_embeds.safetensors" // the name that diffusers looks for
+	shiftsFile  = "spectral_shifts.safetensors"
 )
 
 // cacheMemory bounds what encoded pictures and prompts may take in memory, beside the cache's folder.
@@ -107,7 +111,7 @@ func RunJob(ctx context.Context, e *engine.Engine, out string, j Job, h JobHooks
 func (r *runningJob) tuningHooks() Hooks {
 	h := Hooks{
 		OpenRun: r.open, CheckpointEvery: r.CheckpointEvery, Finish: r.hooks.Finish,
-		OnEvent: r.hooks.OnEvent, OnPrepare: r.hooks.OnPrepare, Warn: r.hooks.Warn,
+		OnEvent: r.hooks.OnEvent, OnPrepare: r.hooks.OnPrepare, OnBuckets: r.hooks.OnBuckets, OnWork: r.hooks.OnWork, Warn: r.hooks.Warn,
 	}
 	if r.Preview.Every > 0 {
 		h.Preview = func(ctx context.Context, net *denoise.Network, p denoise.Point, done int) error {
@@ -148,12 +152,15 @@ func (r *runningJob) result() *JobResult {
 	if r.learns() {
 		result.Embedding = filepath.Join(r.out, conceptFile)
 	}
+	if r.Method == SVDiff {
+		result.Shifts = filepath.Join(r.out, shiftsFile)
+	}
 	return result
 }
 
 // export writes the adapter, the embedding and the model. A model that is there was written whole by an earlier process of this run.
 func (r *runningJob) export(m *sd.Model, tuned *Result) error {
-	to, unet := r.result(), tuned.UNet
+	to := r.result()
 	if tuned.Adapter != nil {
 		lora, err := tuned.Adapter.LoRA(tuned.Factors)
 		if err != nil {
@@ -168,22 +175,16 @@ func (r *runningJob) export(m *sd.Model, tuned *Result) error {
 			return err
 		}
 	}
+	if tuned.Spectrum != nil {
+		if err := tuned.Spectrum.WriteShifts(to.Shifts, tuned.Shifts); err != nil {
+			return err
+		}
+	}
 	if !r.merges() {
 		return nil
 	}
 	if _, err := os.Stat(to.Model); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if tuned.Adapter != nil {
-		merged, made, err := m.Merge(unet, tuned.Adapter, tuned.Factors)
-		defer engine.Free(made...)
-		if err != nil {
-			return err
-		}
-		unet = merged
-	}
-	if tuned.Text != nil {
-		return m.Save(to.Model, unet, tuned.Text)
-	}
-	return m.Save(to.Model, unet)
+	return tuned.Save(m, to.Model)
 }

@@ -38,6 +38,8 @@ func TestResumedEqualsUninterrupted(t *testing.T) {
 	adam := short(DreamBooth)
 	adam.Steps, adam.Optimizer = 3, train.Adam
 	configs["DreamBooth, Adam"] = adam
+	lora.Compute = "bfloat16"
+	configs["LoRA, momentum, bfloat16"] = lora
 	lion := short(LoRA)
 	lion.Optimizer, lion.SNRGamma, lion.NoiseOffset = train.Lion, 5, 0.1
 	configs["LoRA, Lion, min-SNR, noise offset"] = lion
@@ -56,6 +58,12 @@ func TestResumedEqualsUninterrupted(t *testing.T) {
 	both := textual()
 	both.Method, both.LearningRate = Custom, 1e-2
 	configs["Custom Diffusion with a word"] = both
+	spectral := short(SVDiff)
+	spectral.EMADecay = 0.5
+	configs["SVDiff, average"] = spectral
+	dropping := short(LoRA)
+	dropping.LoRADropout, dropping.Buckets = 0.5, true
+	configs["LoRA, dropout, buckets"] = dropping
 	for name, config := range configs {
 		t.Run(name, func(t *testing.T) {
 			whole, events := tune(t, m, config, d, Hooks{})

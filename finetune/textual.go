@@ -15,10 +15,10 @@ func (c Config) prompt() string {
 	switch {
 	case c.learns() && strings.TrimSpace(c.InstancePrompt) == "":
 		return "a photo of " + c.Placeholder
-	case c.learns(), c.Method == DreamBooth:
-		return c.InstancePrompt
+	case strings.TrimSpace(c.InstancePrompt) == "":
+		return ""
 	}
-	return ""
+	return c.InstancePrompt
 }
 
 // learns tells whether a new word is learnt.
@@ -65,24 +65,28 @@ func (t *tuning) prepareTokenizer() (err error) {
 	if !t.config.throughText() {
 		return nil
 	}
-	t.tokenizer = t.model.Towers[0].Tokenizer
 	if !t.config.learns() {
+		t.tokenizer = denoise.Tokenizers(t.model)
 		return nil
 	}
 	if err := t.model.CheckConcepts(); err != nil {
 		return err
 	}
-	t.tokenizer, err = t.tokenizer.WithPlaceholder(t.config.Placeholder, t.config.Vectors)
+	words, err := t.model.Towers[0].Tokenizer.WithPlaceholder(t.config.Placeholder, t.config.Vectors)
+	t.tokenizer = words
 	return err
 }
 
-// prepareText lays out the network of a UNet that is trained with its text encoder.
+// prepareText lays out the network of a UNet that is trained with its text encoders.
 func (t *tuning) prepareText() (groups [][]*engine.Tensor, err error) {
 	if t.net, err = denoise.NewTextNetwork(t.model, 0); err != nil {
 		return nil, err
 	}
-	t.selected = t.net.Group(0).And(t.net.Group(1))
-	return [][]*engine.Tensor{t.model.Towers[0].Params.Tensors}, nil
+	t.selected = t.net.Group(0).And(t.net.TextParameters())
+	for _, tower := range t.model.Towers {
+		groups = append(groups, tower.Params.Tensors)
+	}
+	return groups, nil
 }
 
 // prepareConcept lays out the network of a UNet whose text encoder learns a word. Every new embedding starts as that of
@@ -103,6 +107,7 @@ func (t *tuning) prepareConcept() (groups [][]*engine.Tensor, err error) {
 	if t.net, err = denoise.NewTextNetwork(t.model, c.Vectors); err != nil {
 		return nil, err
 	}
+	t.net.SetTokenizer(t.tokenizer)
 	t.selected = t.net.Group(2)
 	if c.Method == Custom {
 		attention, err := t.net.Named(customParts()...)

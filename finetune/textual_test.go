@@ -71,12 +71,6 @@ func TestTextualInversionRefuses(t *testing.T) {
 			t.Errorf("%s: error %v", want, err)
 		}
 	}
-	j := shortJob(t, TextualInversion)
-	j.Config = textual()
-	j.Preview.Every, j.Preview.Prompts = 1, []string{"a <zq>"}
-	if problems := j.Validate(); len(problems) != 1 || problems[0].Key != "preview.every" {
-		t.Errorf("problems %v", problems)
-	}
 }
 
 // The job writes the word and no model.

@@ -8,6 +8,7 @@ import (
 	"github.com/resalign/resalign/data"
 	"github.com/resalign/resalign/denoise"
 	"github.com/resalign/resalign/engine"
+	"github.com/resalign/resalign/nn"
 	"github.com/resalign/resalign/sd"
 	"github.com/resalign/resalign/train"
 )
@@ -44,6 +45,7 @@ func Fill(ctx context.Context, e *engine.Engine, l List, dir string, h FillHooks
 		return filled, err
 	}
 	defer m.Free()
+	m.Compute = nn.Compute(l.Compute)
 	for _, file := range l.Embeddings {
 		c, err := sd.ReadConcept(file)
 		if err != nil {
@@ -52,6 +54,15 @@ func Fill(ctx context.Context, e *engine.Engine, l List, dir string, h FillHooks
 		if err := m.Learn(c); err != nil {
 			return filled, fmt.Errorf("%s: %w", file, err)
 		}
+	}
+	return FillWith(ctx, m, l, dir, h)
+}
+
+// FillWith is [Fill] with a model that is loaded already, as it is: Model, LoRA and Embeddings of the list are not read, but
+// the folder remembers the files of the model and of the adapter.
+func FillWith(ctx context.Context, m *sd.Model, l List, dir string, h FillHooks) (filled Filled, err error) {
+	if err := l.Validate(); err != nil {
+		return filled, err
 	}
 	net := denoise.NewNetwork(m)
 	defer net.Free()
@@ -138,7 +149,7 @@ func (l List) missing(f *pictureFolder) (todo []task, there int, err error) {
 	}
 	for i, t := range l.tasks(l.Images) {
 		switch {
-		case !l.Shard.has(i):
+		case !l.Shard.Has(i):
 		case names[t.file()]:
 			there++
 		default:

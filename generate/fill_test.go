@@ -87,7 +87,7 @@ func TestShardsAreAPartition(t *testing.T) {
 		for i := range 20 {
 			owners := 0
 			for index := range max(1, of) {
-				if (Shard{Index: index, Of: of}).has(i) {
+				if (Shard{Index: index, Of: of}).Has(i) {
 					owners++
 				}
 			}

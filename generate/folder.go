@@ -2,6 +2,7 @@ package generate
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/resalign/resalign/data"
 	"github.com/resalign/resalign/files"
+	"github.com/resalign/resalign/nn"
 )
 
 const (
@@ -43,6 +45,8 @@ type folderSettings struct {
 	VAESlicing  bool `json:"vae_slicing,omitempty"`
 	VAETiling   bool `json:"vae_tiling,omitempty"`
 	VAETileSize int  `json:"vae_tile_size,omitempty"`
+
+	Compute string `json:"compute,omitempty"`
 }
 
 // open makes the folder, or checks that it was made with the same settings.
@@ -112,6 +116,7 @@ func (s folderSettings) difference(o folderSettings) string {
 	note("VAE slicing", s.VAESlicing, o.VAESlicing)
 	note("VAE tiling", s.VAETiling, o.VAETiling)
 	note("VAE tile size", s.VAETileSize, o.VAETileSize)
+	note("compute", cmp.Or(s.Compute, string(nn.Float32)), cmp.Or(o.Compute, string(nn.Float32)))
 	return strings.Join(parts, ", ")
 }
 

@@ -82,7 +82,7 @@ func New(ctx context.Context, net *denoise.Network, point denoise.Point, o Optio
 		return nil, fmt.Errorf("generate: %w", err)
 	}
 	if g.guided() {
-		if g.negative, err = m.NegativeEmbedding(ctx, o.Negative); err != nil {
+		if g.negative, err = net.NegativeEmbedding(ctx, point, o.Negative); err != nil {
 			return nil, fmt.Errorf("generate: negative prompt: %w", err)
 		}
 	}
@@ -187,10 +187,7 @@ func (g *Generator) batch(ctx context.Context, requests []Request) ([]*Picture, 
 }
 
 func (g *Generator) embedding(ctx context.Context, prompt string) (*sd.Embedding, error) {
-	if g.cache == nil {
-		return g.net.Model.EncodePrompt(ctx, prompt)
-	}
-	return denoise.CachedEmbedding(ctx, g.net.Model, g.cache, prompt)
+	return g.net.Embedding(ctx, g.point, g.cache, prompt)
 }
 
 // sampler makes a fresh sampler. One that adds noise on the way draws it for each picture from the picture's own seed.

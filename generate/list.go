@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/resalign/resalign/data"
+	"github.com/resalign/resalign/nn"
 	"github.com/resalign/resalign/sd"
 )
 
@@ -23,6 +24,7 @@ type List struct {
 	Images     int    // of each prompt
 	Seed       uint64 // of the prompts that have none of their own
 	Shard      Shard
+	Compute    string // what the UNet and the VAE's decoder compute in, see nn.Compute; empty: float32
 }
 
 // MaxImages is how many pictures a prompt can have: what the two digits of a picture's name hold.
@@ -45,6 +47,8 @@ func (l List) Validate() error {
 		return &SettingError{"batch", fmt.Sprintf("%d must lie between 0 and %d", l.Batch, maxBatch)}
 	case l.VAETileSize != 0 && !l.VAETiling:
 		return &SettingError{"vae-tile-size", fmt.Sprintf("%d is for tiles; turn vae-tiling on as well", l.VAETileSize)}
+	case nn.Compute(l.Compute).Check() != nil:
+		return &SettingError{"compute", nn.Compute(l.Compute).Check().Error()}
 	case l.VAETileSize < 0:
 		return &SettingError{"vae-tile-size", fmt.Sprintf("%d must not be below 0", l.VAETileSize)}
 	case len(l.Prompts) == 0:
@@ -74,7 +78,8 @@ func ParseShard(s string) (Shard, error) {
 
 func (s Shard) valid() bool { return s == Shard{} || s.Index >= 0 && s.Index < s.Of }
 
-func (s Shard) has(i int) bool { return s == Shard{} || i%s.Of == s.Index }
+// Has tells whether number i belongs to the shard.
+func (s Shard) Has(i int) bool { return s == Shard{} || i%s.Of == s.Index }
 
 // task is one picture to make.
 type task struct {
@@ -111,6 +116,9 @@ func (l List) settings(m *sd.Model) (folderSettings, error) {
 	s := folderSettings{
 		Steps: l.Steps, Guidance: l.Guidance, Scheduler: l.Scheduler, Negative: l.Negative, Height: l.Height, Width: l.Width,
 		Batch: l.Batch, Seed: l.Seed, VAESlicing: l.VAESlicing, VAETiling: l.VAETiling, VAETileSize: l.VAETileSize,
+	}
+	if l.Compute != string(nn.Float32) { // folders of before there was a choice are float32
+		s.Compute = l.Compute
 	}
 	hash := sha256.New()
 	components := []string{"unet", "vae", "scheduler"}

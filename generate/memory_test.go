@@ -3,9 +3,12 @@ package generate
 import (
 	"context"
 	"errors"
+	"math"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/resalign/resalign/nn"
 )
 
 // Tiles change a picture where they meet, slices at most its last bits, and a tile as large as the picture nothing.
@@ -40,10 +43,55 @@ func TestVAEMemorySwitches(t *testing.T) {
 	}
 }
 
+// A picture in bfloat16 differs by noise: at least 30 dB over it. A folder does not mix both.
+func TestBFloat16(t *testing.T) {
+	m := load(t)
+	var made [2][]byte
+	for i := range made {
+		if i == 1 {
+			m.Compute = nn.BFloat16
+		}
+		for _, p := range pictures(t, generator(t, m, quick()), requests(1)) {
+			made[i] = append(made[i], p.Image.Pix...)
+		}
+	}
+	square := 0.0
+	for k, x := range made[0] {
+		square += math.Pow(float64(x)-float64(made[1][k]), 2)
+	}
+	psnr := 10 * math.Log10(255*255*float64(len(made[0]))/square)
+	t.Logf("%.1f dB", psnr)
+	if !(psnr > 30) || math.IsInf(psnr, 0) {
+		t.Errorf("pictures differ by %v dB", psnr)
+	}
+
+	e, dir, l := openEngine(t), t.TempDir(), list()
+	l.Images = 1
+	if _, err := Fill(context.Background(), e, l, dir, FillHooks{}); err != nil {
+		t.Fatal(err)
+	}
+	l.Compute = "float32" // what empty stands for
+	if _, err := Fill(context.Background(), e, l, dir, FillHooks{}); err != nil {
+		t.Error(err)
+	}
+	l.Compute = "bfloat16"
+	if _, err := Fill(context.Background(), e, l, dir, FillHooks{}); err == nil || !strings.Contains(err.Error(), "compute") {
+		t.Errorf("a folder of float32 was filled in bfloat16: %v", err)
+	}
+	other := t.TempDir()
+	if _, err := Fill(context.Background(), e, l, other, FillHooks{}); err != nil {
+		t.Fatal(err)
+	}
+	if contents(t, other)["00000-00.png"] == contents(t, dir)["00000-00.png"] {
+		t.Error("bfloat16 changed nothing")
+	}
+}
+
 func TestMemorySettingsOfAList(t *testing.T) {
 	for key, change := range map[string]func(l *List){
 		"vae-tile-size": func(l *List) { l.VAETileSize = 16 },
 		"batch":         func(l *List) { l.Batch = -1 },
+		"compute":       func(l *List) { l.Compute = "float16" },
 	} {
 		l := list()
 		change(&l)

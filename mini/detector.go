@@ -150,6 +150,10 @@ func LoadDetector(e *engine.Engine, path string) (*Detector, error) {
 		return nil, err
 	}
 	defer source.Close()
+	return loadDetector(e, source, path)
+}
+
+func loadDetector(e *engine.Engine, source weights.FileSource, path string) (*Detector, error) {
 	metadata := source.Metadata()
 	for _, field := range []struct{ name, want string }{{"format", detectorFormat}, {"version", detectorVersion}, {"input", detectorInput}} {
 		if got := metadata[field.name]; got != field.want {

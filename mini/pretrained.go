@@ -12,6 +12,7 @@ import (
 	"github.com/resalign/resalign/data"
 	"github.com/resalign/resalign/engine"
 	"github.com/resalign/resalign/score"
+	"github.com/resalign/resalign/weights"
 )
 
 // pretrained is the miniature as `resalign mini` makes it with its published settings: an ordinary diffusers directory
@@ -65,7 +66,30 @@ func OpenDetector(e *engine.Engine, path string) (*Labeller, error) {
 		d.Free()
 		return nil, fmt.Errorf("detector: %w", err)
 	}
-	return &Labeller{d, fmt.Sprintf("%x", sha256.Sum256(content))[:12]}, nil
+	return newLabeller(d, content), nil
+}
+
+// PretrainedDetector opens the detector that this program carries.
+func PretrainedDetector(e *engine.Engine) (*Labeller, error) {
+	const name = "pretrained/detector.safetensors"
+	content, err := pretrained.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	source, err := weights.Parse(content, name)
+	if err != nil {
+		return nil, err
+	}
+	defer source.Close()
+	d, err := loadDetector(e, source, name)
+	if err != nil {
+		return nil, err
+	}
+	return newLabeller(d, content), nil
+}
+
+func newLabeller(d *Detector, file []byte) *Labeller {
+	return &Labeller{d, fmt.Sprintf("%x", sha256.Sum256(file))[:12]}
 }
 
 // Name says which detector it is; its version is the beginning of the SHA-256 of its file.

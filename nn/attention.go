@@ -8,19 +8,20 @@ import (
 )
 
 // Attention is multi-head scaled dot-product attention of queries q [B, N, heads·D] over keys and values
-// [B, M, heads·D]. A mask [N, M], if given, is added to the scores.
+// [B, M, heads·D]. A mask [N, M], if given, is added to the scores. Of queries, keys and values of half precision the
+// scores and their softmax are float32, and the result is of their type.
 func Attention(q, k, v *ad.Value, heads int, mask *ad.Value) *ad.Value {
 	batch, n, width := q.Dim(0), q.Dim(1), q.Dim(2)
 	if width%heads != 0 {
 		panic(fmt.Errorf("nn: %d heads do not divide width %d", heads, width))
 	}
 	scale := 1 / math.Sqrt(float64(width/heads))
-	scores := ad.MatMul(splitHeads(ad.Scale(q, scale), heads), splitHeads(k, heads), false, true)
+	scores := ad.MatMulIn(ad.Precision{Factors: q.DType(), Result: ToFloat32(q).DType()}, splitHeads(ad.Scale(q, scale), heads), splitHeads(k, heads), false, true)
 	if mask != nil {
 		m := mask.Dims()
 		scores = ad.Add(scores, ad.Reshape(mask, 1, m[0], m[1]))
 	}
-	mixed := ad.MatMul(ad.Softmax(scores), splitHeads(v, heads), false, false)
+	mixed := ad.MatMul(ad.SoftmaxTo(scores, v.DType()), splitHeads(v, heads), false, false)
 	d := width / heads
 	return ad.Reshape(ad.Transpose(ad.Reshape(mixed, batch, heads, n, d), 0, 2, 1, 3), batch, n, width)
 }

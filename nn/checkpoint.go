@@ -50,8 +50,11 @@ func (w *Weights) of(paths []string) (part func(values []*ad.Value) *Weights, va
 			values = append(values, adapter[path].Down, adapter[path].Up)
 		}
 	}
+	if w.dropout != nil {
+		values = append(values, w.dropout.seed)
+	}
 	return func(values []*ad.Value) *Weights {
-		next := NewWeights(names, values[:len(names)])
+		next := NewWeights(names, values[:len(names)]).ComputeIn(w.compute)
 		values = values[len(names):]
 		for i, adapter := range w.adapters {
 			factors := map[string]Factors{}
@@ -60,6 +63,9 @@ func (w *Weights) of(paths []string) (part func(values []*ad.Value) *Weights, va
 				values = values[2:]
 			}
 			next.adapters = append(next.adapters, factors)
+		}
+		if w.dropout != nil {
+			next = next.WithDropout(w.dropout.share, values[0])
 		}
 		return next
 	}, values

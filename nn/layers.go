@@ -35,16 +35,18 @@ func (l Linear) Out() int { return l.out }
 func (l Linear) Apply(w *Weights, x *ad.Value) *ad.Value {
 	dims := x.Dims()
 	flat := ad.Reshape(x, x.Size()/l.in, l.in)
-	y := ad.MatMul(flat, w.value(l.weight), false, true)
-	for _, adapter := range w.adapters {
+	p := w.precision(x, w.adapted(l.path))
+	y := ad.MatMulIn(p, flat, w.value(l.weight), false, true)
+	for i, adapter := range w.adapters {
 		if f, ok := adapter[l.path]; ok {
-			low := ad.MatMul(flat, f.Down, false, true)
-			y = ad.Add(y, ad.Scale(ad.MatMul(low, f.Up, false, true), f.Scale))
+			low := ad.MatMulIn(w.precision(x, false), w.adapterInput(i, l.path, flat), f.Down, false, true)
+			y = ad.Add(y, ad.Scale(ad.MatMulIn(p, low, f.Up, false, true), f.Scale))
 		}
 	}
 	if l.bias != "" {
-		y = ad.Add(y, ad.Reshape(w.value(l.bias), 1, l.out))
+		y = ad.Add(y, ad.Convert(ad.Reshape(w.value(l.bias), 1, l.out), y.DType()))
 	}
+	y = w.Activation(y)
 	return ad.Reshape(y, append(append([]int(nil), dims[:len(dims)-1]...), l.out)...)
 }
 
@@ -71,14 +73,15 @@ func (c Conv) Path() string { return c.path }
 
 // Apply maps x [B, H, W, in] to [B, H', W', out].
 func (c Conv) Apply(w *Weights, x *ad.Value) *ad.Value {
-	y := ad.Conv2D(x, w.value(c.weight), c.window)
-	for _, adapter := range w.adapters {
+	p := w.precision(x, w.adapted(c.path))
+	y := ad.Conv2DIn(p, x, w.value(c.weight), c.window)
+	for i, adapter := range w.adapters {
 		if f, ok := adapter[c.path]; ok {
-			low := ad.Conv2D(x, f.Down, c.window)
-			y = ad.Add(y, ad.Scale(ad.Conv2D(low, f.Up, ad.Same(1, 1)), f.Scale))
+			low := ad.Conv2DIn(w.precision(x, false), w.adapterInput(i, c.path, x), f.Down, c.window)
+			y = ad.Add(y, ad.Scale(ad.Conv2DIn(p, low, f.Up, ad.Same(1, 1)), f.Scale))
 		}
 	}
-	return ad.Add(y, ad.Reshape(w.value(c.bias), 1, 1, 1, c.out))
+	return w.Activation(ad.Add(y, ad.Convert(ad.Reshape(w.value(c.bias), 1, 1, 1, c.out), y.DType())))
 }
 
 // GroupNorm normalises groups of channels over all pixels.
@@ -99,14 +102,25 @@ func NewGroupNorm(b Builder, groups, channels int, eps float64) GroupNorm {
 
 // Apply normalises x [B, ..., channels].
 func (n GroupNorm) Apply(w *Weights, x *ad.Value) *ad.Value {
+	return ad.InFloat32(n.normalise, []*ad.Value{x}, []*ad.Value{w.value(n.weight), w.value(n.bias)})
+}
+
+// Activated is SiLU of Apply, rounded once where x is of half precision.
+func (n GroupNorm) Activated(w *Weights, x *ad.Value) *ad.Value {
+	return ad.InFloat32(func(in, p []*ad.Value) *ad.Value { return SiLU(n.normalise(in, p)) },
+		[]*ad.Value{x}, []*ad.Value{w.value(n.weight), w.value(n.bias)})
+}
+
+func (n GroupNorm) normalise(in, p []*ad.Value) *ad.Value {
+	x := in[0]
 	dims := x.Dims()
 	batch, c := dims[0], n.channels
 	pixels := x.Size() / (batch * c)
 	flat := ad.Reshape(x, batch, pixels, c)
 	centred := ad.Sub(flat, n.groupMean(flat))
 	variance := n.groupMean(ad.Square(centred))
-	gain := ad.Mul(ad.Rsqrt(ad.AddNumber(variance, n.eps)), ad.Reshape(w.value(n.weight), 1, 1, c))
-	y := ad.Add(ad.Mul(centred, gain), ad.Reshape(w.value(n.bias), 1, 1, c))
+	gain := ad.Mul(ad.Rsqrt(ad.AddNumber(variance, n.eps)), ad.Reshape(p[0], 1, 1, c))
+	y := ad.Add(ad.Mul(centred, gain), ad.Reshape(p[1], 1, 1, c))
 	return ad.Reshape(y, dims...)
 }
 
@@ -137,13 +151,18 @@ func NewLayerNorm(b Builder, width int, eps float64) LayerNorm {
 
 // Apply normalises x [..., width].
 func (n LayerNorm) Apply(w *Weights, x *ad.Value) *ad.Value {
+	return ad.InFloat32(n.normalise, []*ad.Value{x}, []*ad.Value{w.value(n.weight), w.value(n.bias)})
+}
+
+func (n LayerNorm) normalise(in, p []*ad.Value) *ad.Value {
+	x := in[0]
 	dims := x.Dims()
 	rows := x.Size() / n.width
 	flat := ad.Reshape(x, rows, n.width)
 	mean := func(v *ad.Value) *ad.Value { return ad.Scale(ad.SumTo(v, rows, 1), 1/float64(n.width)) }
 	centred := ad.Sub(flat, mean(flat))
 	normal := ad.Mul(centred, ad.Rsqrt(ad.AddNumber(mean(ad.Square(centred)), n.eps)))
-	y := ad.Add(ad.Mul(normal, ad.Reshape(w.value(n.weight), 1, n.width)), ad.Reshape(w.value(n.bias), 1, n.width))
+	y := ad.Add(ad.Mul(normal, ad.Reshape(p[0], 1, n.width)), ad.Reshape(p[1], 1, n.width))
 	return ad.Reshape(y, dims...)
 }
 
@@ -167,15 +186,29 @@ func (e EmbeddingTable) Apply(w *Weights, indices *ad.Value) *ad.Value {
 func (e EmbeddingTable) Table(w *Weights) *ad.Value { return w.value(e.weight) }
 
 // SiLU is x·σ(x).
-func SiLU(x *ad.Value) *ad.Value { return ad.Mul(x, ad.Sigmoid(x)) }
+func SiLU(x *ad.Value) *ad.Value {
+	return elementwise(x, func(x *ad.Value) *ad.Value { return ad.Mul(x, ad.Sigmoid(x)) })
+}
 
 // GELU is x·Φ(x), exact.
 func GELU(x *ad.Value) *ad.Value {
-	return ad.Mul(x, ad.Scale(ad.AddNumber(ad.Erf(ad.Scale(x, 1/math.Sqrt2)), 1), 0.5))
+	return elementwise(x, func(x *ad.Value) *ad.Value {
+		return ad.Mul(x, ad.Scale(ad.AddNumber(ad.Erf(ad.Scale(x, 1/math.Sqrt2)), 1), 0.5))
+	})
 }
 
 // QuickGELU is x·σ(1.702x), as in OpenAI's CLIP.
-func QuickGELU(x *ad.Value) *ad.Value { return ad.Mul(x, ad.Sigmoid(ad.Scale(x, 1.702))) }
+func QuickGELU(x *ad.Value) *ad.Value {
+	return elementwise(x, func(x *ad.Value) *ad.Value { return ad.Mul(x, ad.Sigmoid(ad.Scale(x, 1.702))) })
+}
+
+// GEGLU is a·GELU(b) of the two halves a and b of the last axis (Shazeer 2020, arXiv:2002.05202).
+func GEGLU(x *ad.Value) *ad.Value {
+	return elementwise(x, func(x *ad.Value) *ad.Value {
+		half := x.Dim(-1) / 2
+		return ad.Mul(ad.Slice(x, -1, 0, half), GELU(ad.Slice(x, -1, half, 2*half)))
+	})
+}
 
 // TimestepEmbedding encodes timesteps [B] as [cos, sin] of width/2 frequencies, from 1 down to 1/10000 (diffusers with
 // flip_sin_to_cos true and freq_shift 0). No derivative is taken with respect to the timesteps.

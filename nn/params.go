@@ -125,6 +125,8 @@ type Weights struct {
 	values     map[string]*ad.Value
 	adapters   []map[string]Factors
 	checkpoint bool
+	compute    Compute
+	dropout    *dropout // nil: adapters take their inputs whole
 }
 
 // Factors are the low-rank update of one layer: y += Scale · up(down(x)). For a convolution down is one of the same
@@ -149,7 +151,8 @@ func NewWeights(names []string, values []*ad.Value) *Weights {
 
 // With returns the weights with some of the parameters replaced.
 func (w *Weights) With(names []string, values []*ad.Value) *Weights {
-	next := &Weights{values: make(map[string]*ad.Value, len(w.values)), adapters: w.adapters, checkpoint: w.checkpoint}
+	next := *w
+	next.values = make(map[string]*ad.Value, len(w.values))
 	for n, v := range w.values {
 		next.values[n] = v
 	}
@@ -159,14 +162,14 @@ func (w *Weights) With(names []string, values []*ad.Value) *Weights {
 		}
 		next.values[n] = values[i]
 	}
-	return next
+	return &next
 }
 
 // WithAdapter returns the weights with one more adapter, by the module path of the layers it sits on.
 func (w *Weights) WithAdapter(factors map[string]Factors) *Weights {
-	next := &Weights{values: w.values, checkpoint: w.checkpoint}
+	next := *w
 	next.adapters = append(slices.Clone(w.adapters), factors)
-	return next
+	return &next
 }
 
 func (w *Weights) value(name string) *ad.Value {

@@ -62,12 +62,12 @@ func join(parts []*ad.Value) *ad.Value {
 }
 
 func (r resnet) forward(w *nn.Weights, temb, x *ad.Value) *ad.Value {
-	h := r.conv1.Apply(w, nn.SiLU(r.norm1.Apply(w, x)))
+	h := r.conv1.Apply(w, r.norm1.Activated(w, x))
 	if r.time != nil {
-		t := r.time.Apply(w, temb)
-		h = ad.Add(h, ad.Reshape(t, t.Dim(0), 1, 1, t.Dim(1)))
+		t := r.time.Apply(w.ComputeIn(nn.Float32), temb)
+		h = ad.Add(h, w.Activation(ad.Reshape(t, t.Dim(0), 1, 1, t.Dim(1))))
 	}
-	h = r.conv2.Apply(w, nn.SiLU(r.norm2.Apply(w, h)))
+	h = r.conv2.Apply(w, r.norm2.Activated(w, h))
 	if r.shortcut != nil {
 		x = r.shortcut.Apply(w, x)
 	}
@@ -162,9 +162,7 @@ func (t transformerBlock) apply(w *nn.Weights, x, context *ad.Value) *ad.Value {
 	h := t.norm1.Apply(w, x)
 	x = ad.Add(x, t.attn1.apply(w, h, h))
 	x = ad.Add(x, t.attn2.apply(w, t.norm2.Apply(w, x), context))
-	h = t.gate.Apply(w, t.norm3.Apply(w, x))
-	half := h.Dim(-1) / 2
-	h = ad.Mul(ad.Slice(h, -1, 0, half), nn.GELU(ad.Slice(h, -1, half, 2*half)))
+	h = nn.GEGLU(t.gate.Apply(w, t.norm3.Apply(w, x)))
 	return ad.Add(x, t.out.Apply(w, h))
 }
 

@@ -1,6 +1,7 @@
 package sd
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/resalign/resalign/ad"
 	"github.com/resalign/resalign/engine"
+	"github.com/resalign/resalign/nn"
 )
 
 // Embedding is what a prompt is to the UNet.
@@ -173,9 +175,10 @@ func (m *Model) DecodeBatch(ctx context.Context, latents []float32, batch, h, w 
 		return nil, context.Cause(ctx)
 	}
 	n := len(m.VAEParams.Tensors)
-	f, err := m.function("vae decoder", func(_ *ad.Tape, in []*ad.Value) []*ad.Value {
+	compute := cmp.Or(m.Compute, nn.Float32)
+	f, err := m.function("vae decoder in "+string(compute), func(_ *ad.Tape, in []*ad.Value) []*ad.Value {
 		z := ad.Scale(in[n], 1/m.VAE.Config.ScalingFactor)
-		return []*ad.Value{m.VAE.Decode(m.VAEParams.Weights(in[:n]), z)}
+		return []*ad.Value{m.VAE.Decode(m.VAEParams.Weights(in[:n]).ComputeIn(compute), z)}
 	})
 	if err != nil {
 		return nil, err

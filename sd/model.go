@@ -40,6 +40,10 @@ type Model struct {
 	// again: less memory, more time, the same results to rounding. Set it before networks are made of the model.
 	GradientCheckpointing bool
 
+	// Compute is what the UNet and the VAE's decoder compute in; empty stands for float32. Set it before networks are made
+	// of the model.
+	Compute nn.Compute
+
 	mu        sync.Mutex
 	functions map[string]*engine.Function
 	hashes    map[string]string
@@ -280,6 +284,12 @@ const (
 // contains one of the targets, and all layers of the kinds [FeedForward] and [Convolution] where these are among them. No
 // targets stand for all attention layers, as does "attention". A target that matches nothing is an error.
 func (m *Model) AttentionLayers(targets ...string) ([]Layer, error) {
+	targets = slices.Clone(targets)
+	for i, t := range targets {
+		if t == Convolution+"s" {
+			targets[i] = Convolution
+		}
+	}
 	var out []Layer
 	matched := map[string]bool{}
 	for _, l := range m.UNet.AttentionLinears() {

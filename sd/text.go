@@ -123,8 +123,9 @@ type TextEmbeddings struct {
 }
 
 // Forward encodes token ids [B, tokens] (int32). ends [B] holds for each prompt the row b·tokens + position of its first
-// end-of-text token; it may be nil for an encoder without projection.
+// end-of-text token; it may be nil for an encoder without projection. It is computed in float32 whatever the weights say.
 func (t *TextEncoder) Forward(w *nn.Weights, ids, ends *ad.Value) TextEmbeddings {
+	w = w.ComputeIn(nn.Float32) // embeddings are kept for all who ask for them later
 	c := t.Config
 	batch, n := ids.Dim(0), ids.Dim(1)
 	if n != c.Tokens {

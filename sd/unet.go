@@ -124,7 +124,8 @@ type Conditions struct {
 }
 
 // Forward predicts noise or velocity [B, C, H, W] from noisy latents of that shape. Its blocks, resnets, transformer
-// blocks and what lies between them, are what weights WithCheckpoints compute again.
+// blocks and what lies between them, are what weights WithCheckpoints compute again. The first and the last convolution and
+// all that the timestep goes through are float32 in any case.
 func (u *UNet) Forward(w *nn.Weights, latents *ad.Value, c Conditions) *ad.Value {
 	if err := u.Config.CheckLatents(latents.Dim(2), latents.Dim(3)); err != nil {
 		panic(err)
@@ -132,8 +133,9 @@ func (u *UNet) Forward(w *nn.Weights, latents *ad.Value, c Conditions) *ad.Value
 	if c.Context.Dim(2) != u.Config.ContextWidth {
 		panic(fmt.Errorf("text embeddings of width %d do not fit this UNet, which expects %d", c.Context.Dim(2), u.Config.ContextWidth))
 	}
-	temb := u.timeEmbedding(w, c)
-	x := u.convIn.Apply(w, ad.Transpose(latents, 0, 2, 3, 1))
+	wide := w.ComputeIn(nn.Float32)
+	temb := u.timeEmbedding(wide, c)
+	x := w.Activation(u.convIn.Apply(wide, ad.Transpose(latents, 0, 2, 3, 1)))
 	skips := []*ad.Value{x}
 	for _, l := range u.down {
 		for j, r := range l.resnets {
@@ -164,7 +166,7 @@ func (u *UNet) Forward(w *nn.Weights, latents *ad.Value, c Conditions) *ad.Value
 		}
 	}
 	x = w.Block([]string{"conv_norm_out", "conv_out"}, func(w *nn.Weights, in []*ad.Value) *ad.Value {
-		return u.convOut.Apply(w, nn.SiLU(u.normOut.Apply(w, in[0])))
+		return u.convOut.Apply(w.ComputeIn(nn.Float32), u.normOut.Activated(w, nn.ToFloat32(in[0])))
 	}, x)
 	return ad.Transpose(x, 0, 3, 1, 2)
 }

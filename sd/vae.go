@@ -163,11 +163,12 @@ func NewVAE(c VAEConfig) *VAE {
 func (v *VAE) Specs() []nn.Spec { return slices.Clone(v.specs) }
 
 // Encode maps pictures [B, 3, H, W] in [−1, 1] to the moments of their latents, unscaled: mean and logarithm of the
-// variance, each [B, latent channels, H/8, W/8] for three downsamplings.
+// variance, each [B, latent channels, H/8, W/8] for three downsamplings. It is computed in float32 whatever the weights say.
 func (v *VAE) Encode(w *nn.Weights, pictures *ad.Value) (mean, logVariance *ad.Value) {
 	if d := v.Config.Downscale(); pictures.Dim(2)%d != 0 || pictures.Dim(3)%d != 0 {
 		panic(fmt.Errorf("pictures of %d×%d do not fit this VAE: both sides must be multiples of %d", pictures.Dim(2), pictures.Dim(3), d))
 	}
+	w = w.ComputeIn(nn.Float32) // moments are kept for all who ask for them later
 	e := v.encoder
 	x := e.in.Apply(w, ad.Transpose(pictures, 0, 2, 3, 1))
 	for _, l := range e.levels {
@@ -179,7 +180,7 @@ func (v *VAE) Encode(w *nn.Weights, pictures *ad.Value) (mean, logVariance *ad.V
 		}
 	}
 	x = e.middle(w, x)
-	x = e.out.Apply(w, nn.SiLU(e.norm.Apply(w, x)))
+	x = e.out.Apply(w, e.norm.Activated(w, x))
 	if v.quant != nil {
 		x = v.quant.Apply(w, x)
 	}
@@ -190,14 +191,15 @@ func (v *VAE) Encode(w *nn.Weights, pictures *ad.Value) (mean, logVariance *ad.V
 }
 
 // Decode maps latents [B, latent channels, h, w], already divided by the scaling factor, to pictures [B, 3, 8h, 8w] in
-// about [−1, 1].
+// about [−1, 1]. The first and the last convolution are float32 in any case.
 func (v *VAE) Decode(w *nn.Weights, latents *ad.Value) *ad.Value {
+	wide := w.ComputeIn(nn.Float32)
 	x := ad.Transpose(latents, 0, 2, 3, 1)
 	if v.postQuant != nil {
-		x = v.postQuant.Apply(w, x)
+		x = v.postQuant.Apply(wide, x)
 	}
 	d := v.decoder
-	x = d.middle(w, d.in.Apply(w, x))
+	x = d.middle(w, w.Activation(d.in.Apply(wide, x)))
 	for _, l := range d.levels {
 		for _, r := range l.resnets {
 			x = r.apply(w, nil, x)
@@ -206,7 +208,7 @@ func (v *VAE) Decode(w *nn.Weights, latents *ad.Value) *ad.Value {
 			x = l.resample.Apply(w, ad.Upsample2(x))
 		}
 	}
-	return ad.Transpose(d.out.Apply(w, nn.SiLU(d.norm.Apply(w, x))), 0, 3, 1, 2)
+	return ad.Transpose(d.out.Apply(wide, d.norm.Activated(wide, nn.ToFloat32(x))), 0, 3, 1, 2)
 }
 
 func (h vaeHalf) middle(w *nn.Weights, x *ad.Value) *ad.Value {

@@ -8,6 +8,7 @@ import (
 	"github.com/resalign/resalign/data"
 	"github.com/resalign/resalign/denoise"
 	"github.com/resalign/resalign/engine"
+	"github.com/resalign/resalign/nn"
 	"github.com/resalign/resalign/recipe"
 	"github.com/resalign/resalign/sd"
 )
@@ -37,7 +38,7 @@ func Agree(ctx context.Context, e *engine.Engine, r Recipe, ways []Hypergradient
 		return nil, err
 	}
 	defer m.Free()
-	m.GradientCheckpointing = r.Memory.GradientCheckpointing
+	m.GradientCheckpointing, m.Compute = r.Memory.GradientCheckpointing, nn.Compute(r.Memory.Compute)
 	cache, err := data.OpenCache(r.Cache, cacheMemory, h.warn)
 	if err != nil {
 		return nil, err

@@ -203,7 +203,7 @@ func (t *trainer) product(ctx context.Context, h Hypergradient, v *view, p denoi
 		}
 	}
 	return hypergrad.CentralDifference(t.space, func(phi denoise.Vector) (denoise.Vector, error) {
-		_, g, err := v.net.Gradient(ctx, v.phi.Put(p, phi), v.phi, denoise.Loss{}, batch)
+		_, g, err := v.net.Exact().Gradient(ctx, v.phi.Put(p, phi), v.phi, denoise.Loss{}, batch)
 		return g, err
 	}, v.phi.Of(p), 0)
 }
@@ -214,7 +214,7 @@ func (t *trainer) cross(ctx context.Context, h Hypergradient, v *view, p denoise
 		return v.net.CrossProduct(ctx, p, v.theta, v.phi, denoise.Loss{}, batch, u)
 	}
 	return hypergrad.CentralDifference(t.space, func(phi denoise.Vector) (denoise.Vector, error) {
-		_, g, err := v.net.Gradient(ctx, v.phi.Put(p, phi), v.theta, denoise.Loss{}, batch)
+		_, g, err := v.net.Exact().Gradient(ctx, v.phi.Put(p, phi), v.theta, denoise.Loss{}, batch)
 		return g, err
 	}, v.phi.Of(p), 0)(u)
 }

@@ -54,20 +54,18 @@ type walker struct {
 	null       *sd.Embedding
 	config     diffusion.Config
 	side, h, w int // of pictures in pixels, and of latents
+	total      int // timesteps of the schedule
 }
 
 // newWalker encodes the prompts and finds out whether the model's schedule can be walked.
 func (t *trainer) newWalker(ctx context.Context) (*walker, error) {
-	w := &walker{Latents: t.recipe.Latents, config: t.model.Scheduler, side: t.recipe.Resolution}
-	if w.side == 0 {
-		w.side = t.model.Resolution()
-	}
+	w := &walker{Latents: t.recipe.Latents, config: t.model.Scheduler, side: t.resolution(), total: t.model.Schedule.NumTrainTimesteps()}
 	var err error
-	if w.h, w.w, err = t.model.LatentSize(w.side, w.side); err != nil {
-		return nil, fmt.Errorf("recipe: resolution: %w", err)
+	if w.h, w.w, err = t.latentSize(); err != nil {
+		return nil, err
 	}
-	if w.Steps > t.model.Schedule.NumTrainTimesteps() {
-		return nil, fmt.Errorf("recipe: latents.steps: %d is more than the model's %d timesteps", w.Steps, t.model.Schedule.NumTrainTimesteps())
+	if w.Steps > w.total {
+		return nil, fmt.Errorf("recipe: latents.steps: %d is more than the model's %d timesteps", w.Steps, w.total)
 	}
 	if _, err := w.sampler(); err != nil {
 		return nil, fmt.Errorf("recipe: latents.steps: %w", err)
@@ -109,30 +107,55 @@ func (w *walker) conditions(xl bool, embeddings []*sd.Embedding) *denoise.Batch 
 	return b
 }
 
+// choice is what a batch of partial denoising draws beside noise.
+type choice struct {
+	level   int   // the stretch of the way; 0 is the last
+	prompts []int // of each sample
+	times   []int // timestep of each, within the stretch
+}
+
+// choose draws a stretch, and for each sample a prompt, unless prompts are given, and a timestep in the stretch.
+func (w *walker) choose(draws *random.Stream, prompts []int) choice {
+	c := choice{level: draws.IntN(w.Steps), prompts: prompts}
+	low, high := c.level*w.total/w.Steps, (c.level+1)*w.total/w.Steps
+	for range w.Batch {
+		if prompts == nil {
+			c.prompts = append(c.prompts, draws.IntN(len(w.embeddings)))
+		}
+		c.times = append(c.times, low+draws.IntN(high-low))
+	}
+	return c
+}
+
+// chosen is the choice of a step.
+func (w *walker) chosen(seed uint64, step int) choice {
+	return w.choose(random.New(seed, "partial denoising", step), nil)
+}
+
 // partlyDenoised is the batch of a step: prompts of the recipe, with latents that the model under training makes under
 // them from noise, walked to a random place on the way, and a timestep of the stretch in which the way goes on there.
 // The batch has no target yet.
 func (t *trainer) partlyDenoised(ctx context.Context, step int) (*denoise.Batch, error) {
+	return t.denoisedTo(ctx, t.walker.chosen(t.recipe.Seed, step), "partial denoising, noise", step)
+}
+
+// denoisedTo denoises as far as a choice says, from noise that is drawn under a purpose.
+func (t *trainer) denoisedTo(ctx context.Context, c choice, purpose string, keys ...any) (*denoise.Batch, error) {
 	w := t.walker
 	sampler, err := w.sampler()
 	if err != nil {
 		return nil, err
 	}
-	total := t.model.Schedule.NumTrainTimesteps()
-	draws := random.New(t.recipe.Seed, "partial denoising", step)
-	level := draws.IntN(w.Steps) // 0 is the last stretch
-	low, high := level*total/w.Steps, (level+1)*total/w.Steps
 	var embeddings []*sd.Embedding
 	var x, times []float32
 	size := t.model.UNet.Config.InChannels * w.h * w.w
-	for i := range w.Batch {
-		embeddings = append(embeddings, w.embeddings[draws.IntN(len(w.embeddings))])
-		times = append(times, float32(low+draws.IntN(high-low)))
-		for _, z := range random.New(t.recipe.Seed, "partial denoising, noise", step, i).Normals(size) {
+	for i, prompt := range c.prompts {
+		embeddings, times = append(embeddings, w.embeddings[prompt]), append(times, float32(c.times[i]))
+		for _, z := range random.New(t.recipe.Seed, slices.Concat([]any{purpose}, keys, []any{i})...).Normals(size) {
 			x = append(x, float32(float64(z)*sampler.InitNoiseSigma()))
 		}
 	}
-	if x, err = t.walk(ctx, sampler, embeddings, x, w.Steps-1-level); err != nil {
+	if x, err = t.walk(ctx, sampler, embeddings, x, w.Steps-1-c.level); err != nil {
 		return nil, err
 	}
 	b := w.conditions(t.model.XL, embeddings)
@@ -178,7 +201,11 @@ func (t *trainer) predictValues(ctx context.Context, conditions *denoise.Batch, 
 	b.Noisy = engine.Float32s(x, rows, t.model.UNet.Config.InChannels, t.walker.h, t.walker.w)
 	b.Timesteps = engine.Float32s(slices.Repeat([]float32{float32(at)}, rows), rows)
 	defer engine.Free(b.Noisy, b.Timesteps)
-	out, err := t.net.Predict(ctx, t.outer.Point(), &b)
+	net, point := t.net, t.outer.Point()
+	if t.adversary != nil {
+		net, point = t.teacher, t.reference // its UNet is not trained, and prompts are seen as they were
+	}
+	out, err := net.Predict(ctx, point, &b)
 	if err != nil {
 		return nil, err
 	}

@@ -27,3 +27,32 @@ func TestGradientCheckpointingUnlearnsTheSame(t *testing.T) {
 		}
 	}
 }
+
+// In bfloat16 a run logs nearly what it logs in float32, also with products that are differences of gradients.
+func TestBFloat16UnlearnsNearlyTheSame(t *testing.T) {
+	for _, products := range []string{exactProducts, centralDifferences} {
+		var norms, residuals [2]float64
+		for i := range norms {
+			r := tinyRecipe(t, t.TempDir())
+			r.Outer.Steps, r.Phases = 1, nil
+			r.Hypergradient.Products = products
+			if i == 1 {
+				r.Memory.Compute = "bfloat16"
+			}
+			_, events := run(t, r, Hooks{})
+			norms[i] = number(t, events[0], "hypergradient_norm")
+			residuals[i] = events[0].Fields["residual"].([]float64)[0]
+		}
+		if e := math.Abs(norms[1]/norms[0] - 1); !(e < 0.03) || e == 0 {
+			t.Errorf("%s: hypergradients of length %v", products, norms)
+		}
+		if e := math.Abs(residuals[1]/residuals[0] - 1); !(e < 0.1) {
+			t.Errorf("%s: residuals %v", products, residuals)
+		}
+	}
+	r := tinyRecipe(t, t.TempDir())
+	r.Memory.Compute = "float16"
+	if problems := r.Validate(); len(problems) != 1 || problems[0].Key != "memory.compute" {
+		t.Errorf("float16: %v", problems)
+	}
+}

@@ -44,6 +44,13 @@ func (t *trainer) makeMethodSamplers(sets map[string]*denoise.Dataset, sampler s
 	switch t.recipe.Method {
 	case SalUn:
 		return t.newSalient(sets, sampler)
+	case SafeGen:
+		t.coarse, err = sampler("harmful"+coarseView, "harmful", 1)
+		return err
+	case AdvUnlearn:
+		return t.newAdversarySamplers(sets, sampler)
+	case LCFDSDNG, LCFDSDLT:
+		return t.newContrast(sets)
 	case MetaUnlearn:
 		m := &metaSamplers{}
 		t.meta = m

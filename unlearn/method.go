@@ -14,6 +14,10 @@ const (
 	RECE        = "rece"         // uce, then edits of derived embeddings (Gong et al. 2024)
 	SalUn       = "salun"        // relabelling of the most salient parameters (Fan et al. 2024)
 	MetaUnlearn = "meta-unlearn" // first-order gradient against relearning (Gao et al. 2025)
+	SafeGen     = "safegen"      // self-attention that sees harmful pictures coarsely (Li et al. 2024)
+	AdvUnlearn  = "advunlearn"   // adversarial training of the text encoder (Zhang et al. 2024)
+	LCFDSDNG    = "lcfdsd-ng"    // latents of harmful pictures apart from others', by shifted noise (Pan et al. 2024)
+	LCFDSDLT    = "lcfdsd-lt"    // the same by transformed latents
 )
 
 // Relabel is the harmful loss of salun: ‖ε_θ(c_harm) − sg ε_θ(c_retain)‖².
@@ -29,7 +33,7 @@ const (
 func (r Recipe) closedForm() bool { return r.Method == UCE || r.Method == RECE }
 
 // restricted tells whether the method trains named parameters of the UNet.
-func (r Recipe) restricted() bool { return r.Method == ESDX || r.Method == ESDU }
+func (r Recipe) restricted() bool { return slices.Contains([]string{ESDX, ESDU, SafeGen}, r.Method) }
 
 // needs lists the sets of pictures that the method reads, beside those of simulations.
 func (r Recipe) needs() []string {
@@ -40,7 +44,7 @@ func (r Recipe) needs() []string {
 	if r.Latents.From != FromPrompts || r.Method == MetaUnlearn {
 		names = append(names, "harmful")
 	}
-	if _, given := r.Data["retain"]; given || !r.restricted() {
+	if _, given := r.Data["retain"]; given || (r.Method != ESDX && r.Method != ESDU) {
 		names = append(names, "retain")
 	}
 	if r.Method == MetaUnlearn && r.Meta.usesRelated() {
@@ -61,33 +65,54 @@ func (r Recipe) TotalSteps() int {
 }
 
 func (r Recipe) validateMethod(v *validation) {
-	v.oneOf("method", r.Method, ResAlign, Ascent, ESD, ESDX, ESDU, UCE, RECE, SalUn, MetaUnlearn)
+	v.oneOf("method", r.Method, Methods()...)
 	if r.closedForm() {
 		r.Edit.validate(v, r.Method)
 		return
 	}
 	o := r.Objective
-	for _, needed := range []struct{ method, harm string }{{ESD, ESD}, {ESDX, ESD}, {ESDU, ESD}, {Ascent, Ascent}, {SalUn, Relabel}} {
-		v.check(r.Method != needed.method || o.Harm == needed.harm, "objective.harm", "method %s needs harm = %q", needed.method, needed.harm)
+	if harm, bound := harmOf[r.Method]; bound {
+		v.check(o.Harm == harm, "objective.harm", "method %s needs harm = %q", r.Method, harm)
+	} else {
+		v.check(o.Harm == Ascent || o.Harm == ESD, "objective.harm", "%q belongs to another method; use %q or %q", o.Harm, Ascent, ESD)
 	}
-	v.check(o.Harm != Relabel || r.Method == SalUn, "objective.harm", "%q belongs to method %s", Relabel, SalUn)
 	v.check(!r.restricted() || r.Trainable.Parameters == "all", "trainable.parameters", "method %s trains weights of the UNet themselves; use \"all\"", r.Method)
+	v.check((r.Trainable.Parameters == TextEncoder) == (r.Method == AdvUnlearn), "trainable.parameters", "%q: method %s, and no other, trains the %q", r.Trainable.Parameters, AdvUnlearn, TextEncoder)
 	r.Latents.validate(v, r)
-	if r.Method == SalUn {
+	switch r.Method {
+	case SalUn:
 		r.Saliency.validate(v, r)
-	}
-	if r.Method == MetaUnlearn {
+	case SafeGen:
+		r.Censor.validate(v, r)
+	case AdvUnlearn:
+		r.Attack.validate(v, r)
+	case LCFDSDNG, LCFDSDLT:
+		r.Contrast.validate(v, r)
+	case MetaUnlearn:
 		r.Meta.validate(v)
 		v.check(r.Objective.Depth == 0, "objective.depth", "method %s holds no depth", r.Method)
 		r.validateSimulations(v)
 	}
 }
 
-// esdParts are the parts of parameters' names by which esd-x and esd-u choose what they train. esd-u leaves out
+// Methods lists all methods, as a recipe names them.
+func Methods() []string {
+	return []string{ResAlign, Ascent, ESD, ESDX, ESDU, UCE, RECE, SafeGen, AdvUnlearn, LCFDSDNG, LCFDSDLT, SalUn, MetaUnlearn}
+}
+
+// harmOf is the harmful loss of the methods that have only one.
+var harmOf = map[string]string{
+	ESD: ESD, ESDX: ESD, ESDU: ESD, AdvUnlearn: ESD, Ascent: Ascent, SalUn: Relabel, SafeGen: Mosaic, LCFDSDNG: ContrastLoss, LCFDSDLT: ContrastLoss,
+}
+
+// thetaParts are the parts of parameters' names by which restricted methods choose what they train. esd-u leaves out
 // cross-attention, the output head (conv_norm_out, conv_out) and the embedding of timesteps, as the authors' code does.
-func esdParts(method string) []string {
-	if method == ESDX {
+func thetaParts(method string) []string {
+	switch method {
+	case ESDX:
 		return []string{".attn2."}
+	case SafeGen:
+		return []string{".attn1."}
 	}
 	return []string{
 		"conv_in.", ".resnets.", "samplers.", ".proj_in.", ".proj_out.", ".attn1.", ".ff.",
@@ -102,7 +127,7 @@ func (t *trainer) chooseTheta() (err error) {
 		return nil
 	}
 	// A UNet of one level has no samplers, for instance.
-	parts := slices.DeleteFunc(esdParts(t.recipe.Method), func(part string) bool {
+	parts := slices.DeleteFunc(thetaParts(t.recipe.Method), func(part string) bool {
 		return !slices.ContainsFunc(t.model.UNetParams.Names(), func(name string) bool { return strings.Contains(name, part) })
 	})
 	if t.theta, err = t.net.Named(parts...); err != nil {

@@ -15,6 +15,7 @@ type harmBatch struct {
 	loss  denoise.Loss
 	sign  float64
 	size  int
+	point denoise.Point // where the loss at θ is taken, if not at θ as it is: with adversarial words
 	owned []*engine.Tensor
 }
 
@@ -24,7 +25,7 @@ func (h *harmBatch) free() {
 }
 
 // harmBatch draws harmful latents and sets the target: noise, to be missed, or to be met the negatively guided prediction
-// of θ₀ or the prediction under another prompt.
+// of θ₀, the prediction under another prompt, or the noise and what a coarse picture lacks.
 func (t *trainer) harmBatch(ctx context.Context, at int) (*harmBatch, error) {
 	b, size, err := t.harmfulLatents(ctx, at)
 	if err != nil {
@@ -37,6 +38,8 @@ func (t *trainer) harmBatch(ctx context.Context, at int) (*harmBatch, error) {
 		target, err = t.guidedAway(ctx, b, size)
 	case Relabel:
 		target, err = t.relabelled(ctx, at, b)
+	case Mosaic:
+		target, err = t.censored(ctx, at)
 	default:
 		return h, nil
 	}
@@ -46,6 +49,12 @@ func (t *trainer) harmBatch(ctx context.Context, at int) (*harmBatch, error) {
 	}
 	h.owned = append(h.owned, b.Target)
 	h.batch, h.sign, h.loss = b.WithTarget(target), 1, denoise.Loss{}
+	if t.adversary != nil {
+		if err := t.attacked(ctx, at, h); err != nil {
+			h.free()
+			return nil, err
+		}
+	}
 	return h, nil
 }
 

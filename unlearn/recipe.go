@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/resalign/resalign/generate"
+	"github.com/resalign/resalign/nn"
 	"github.com/resalign/resalign/recipe"
 	"github.com/resalign/resalign/train"
 )
@@ -37,6 +38,9 @@ type Recipe struct {
 	Latents       Latents            `toml:"latents"`
 	Saliency      Saliency           `toml:"saliency"`
 	Meta          Meta               `toml:"meta"`
+	Censor        Censor             `toml:"censor"`
+	Attack        Attack             `toml:"attack"`
+	Contrast      Contrast           `toml:"contrast"`
 	Edit          Edit               `toml:"edit"`
 	Trainable     Trainable          `toml:"trainable"`
 	Outer         Outer              `toml:"outer"`
@@ -51,7 +55,7 @@ type Recipe struct {
 
 // Objective is L(θ) = (1−λ) L_harm(θ) + λ L_harm(θ*) + α R(θ) (method, section 1).
 type Objective struct {
-	Harm       string  `toml:"harm"`        // ascent: −‖ε_θ − ε‖²; esd: ‖ε_θ − negatively guided ε_θ₀‖²
+	Harm       string  `toml:"harm"`        // ascent: −‖ε_θ − ε‖²; esd: ‖ε_θ − negatively guided ε_θ₀‖²; or that of one method: relabel, mosaic, contrast
 	Cap        float64 `toml:"cap"`         // ascent: the error of one picture from which on it is not raised further; 0: none
 	Depth      float64 `toml:"depth"`       // ascent: the error on harmful pictures that is steered to and held; 0: as far as it goes
 	Eta        float64 `toml:"eta"`         // esd: strength of the negative guidance
@@ -64,7 +68,7 @@ type Objective struct {
 
 // Trainable says what θ is.
 type Trainable struct {
-	Parameters string   `toml:"parameters"` // lora or all
+	Parameters string   `toml:"parameters"` // lora, all, or for method advunlearn text_encoder
 	Rank       int      `toml:"rank"`
 	Scale      float64  `toml:"scale"`
 	Targets    []string `toml:"targets"`  // lora: parts of the paths of attention layers; none: all
@@ -131,26 +135,30 @@ type Part struct {
 
 // What a simulated fine-tuning trains.
 const (
-	SameParameters = "same"  // θ itself: the adapter under training, or all weights
-	FreshAdapter   = "fresh" // a new adapter on top of the unlearned weights: what a user of LoRA does
-	AllWeights     = "all"   // all weights of the UNet, whatever θ is
+	SameParameters = "same"            // θ itself: the adapter under training, or all weights
+	FreshAdapter   = "fresh"           // a new adapter on top of the unlearned weights: what a user of LoRA does
+	AllWeights     = "all"             // all weights of the UNet, whatever θ is
+	CrossAttention = "cross-attention" // keys and values of the cross-attention, as Custom Diffusion does; where θ is an adapter
 )
 
 // Simulation is one configuration of downstream fine-tuning, of which each outer step draws some.
 type Simulation struct {
-	Name         string  `toml:"name"`
-	Data         string  `toml:"data"` // a key of [data]
-	Steps        int     `toml:"steps"`
-	Optimizer    string  `toml:"optimizer"`
-	LearningRate float64 `toml:"learning_rate"`
-	WeightDecay  float64 `toml:"weight_decay"`
-	Momentum     float64 `toml:"momentum"` // sgd
-	Nesterov     bool    `toml:"nesterov"` // sgd with momentum
-	ClipNorm     float64 `toml:"clip_norm"`
-	Adapts       string  `toml:"adapts"`       // same, fresh or all; empty: same
-	Rank         int     `toml:"rank"`         // fresh; 0: the rank of θ, or 4
-	Prior        string  `toml:"prior"`        // DreamBooth: a key of [data] whose loss is added
-	PriorWeight  float64 `toml:"prior_weight"` // 0: 1
+	Name         string   `toml:"name"`
+	Data         string   `toml:"data"` // a key of [data]
+	Steps        int      `toml:"steps"`
+	Optimizer    string   `toml:"optimizer"`
+	LearningRate float64  `toml:"learning_rate"`
+	WeightDecay  float64  `toml:"weight_decay"`
+	Momentum     float64  `toml:"momentum"` // sgd
+	Nesterov     bool     `toml:"nesterov"` // sgd with momentum
+	ClipNorm     float64  `toml:"clip_norm"`
+	Schedule     string   `toml:"schedule"`     // of the learning rate: constant, linear, cosine or polynomial; empty: constant
+	WarmupSteps  int      `toml:"warmup_steps"` // of linear growth of the learning rate
+	Adapts       string   `toml:"adapts"`       // same, fresh, all or cross-attention; empty: same
+	Rank         int      `toml:"rank"`         // fresh; 0: the rank of θ, or 4
+	Targets      []string `toml:"targets"`      // fresh: parts of the paths of attention layers, or kinds of layers; none: all attention layers
+	Prior        string   `toml:"prior"`        // DreamBooth: a key of [data] whose loss is added
+	PriorWeight  float64  `toml:"prior_weight"` // 0: 1
 	// ChainReset, if above 0, continues the simulation from where it stood at the previous outer step instead of starting
 	// anew, and starts anew every so many outer steps in which it is drawn: deep simulations at a fraction of the cost.
 	ChainReset int `toml:"chain_reset"`
@@ -165,9 +173,10 @@ type Phase struct {
 	LearningRate *float64 `toml:"learning_rate"`
 }
 
-// Memory holds what saves memory at the cost of time. Results are the same but for rounding.
+// Memory holds what saves memory at the cost of time or of digits.
 type Memory struct {
-	GradientCheckpointing bool `toml:"gradient_checkpointing"` // keep only the inputs of the UNet's blocks for derivatives
+	GradientCheckpointing bool   `toml:"gradient_checkpointing"` // keep only the inputs of the UNet's blocks for derivatives
+	Compute               string `toml:"compute"`                // of predictions and gradients, see nn.Compute; empty: float32
 }
 
 // Checkpoint says how often the run is saved.
@@ -185,10 +194,14 @@ func Defaults() Recipe {
 		Latents:       defaultLatents(),
 		Saliency:      defaultSaliency(),
 		Meta:          defaultMeta(),
+		Censor:        defaultCensor(),
+		Attack:        defaultAttack(),
+		Contrast:      defaultContrast(),
 		Edit:          defaultEdit(),
 		Trainable:     Trainable{Parameters: "lora", Rank: 4, Scale: 1, DownStd: 0.008, UpStd: 0.002},
 		Outer:         Outer{Steps: 160, Optimizer: train.AdamW, LearningRate: 2e-4, WeightDecay: 1e-2, ClipNorm: 0.2, SimulationsPerStep: 3},
 		Hypergradient: Hypergradient{Solver: Richardson, Iterations: 5, Gamma: 1, Damping: 1, Metric: PlainMetric, Products: exactProducts, Residual: true},
+		Memory:        Memory{Compute: string(nn.Float32)},
 		Preview:       generate.Preview{Options: generate.Defaults()},
 		Checkpoint:    Checkpoint{Every: 10, Keep: 2},
 	}
@@ -204,7 +217,7 @@ func (r Recipe) Validate() []recipe.Problem {
 	v.present("model", r.Model)
 	v.present("out", r.Out)
 	o := r.Objective
-	v.oneOf("objective.harm", o.Harm, Ascent, ESD, Relabel)
+	v.oneOf("objective.harm", o.Harm, Ascent, ESD, Relabel, Mosaic, ContrastLoss)
 	v.oneOf("objective.retain", cmp.Or(o.Retain, Distillation), Distillation, Denoising)
 	v.between("objective.lambda", o.Lambda, 0, 1)
 	v.notNegative("objective.cap", o.Cap)
@@ -213,7 +226,7 @@ func (r Recipe) Validate() []recipe.Problem {
 	v.notNegative("objective.eta", o.Eta)
 	v.notNegative("objective.alpha", o.Alpha)
 	v.notNegative("objective.alpha_final", o.AlphaFinal)
-	v.oneOf("trainable.parameters", r.Trainable.Parameters, "lora", "all")
+	v.oneOf("trainable.parameters", r.Trainable.Parameters, "lora", "all", TextEncoder)
 	v.check(r.Trainable.Parameters != "lora" || r.Trainable.Rank >= 1, "trainable.rank", "%d must be at least 1", r.Trainable.Rank)
 	v.notNegative("trainable.down_std", r.Trainable.DownStd)
 	v.notNegative("trainable.up_std", r.Trainable.UpStd)
@@ -222,6 +235,7 @@ func (r Recipe) Validate() []recipe.Problem {
 	v.notNegative("outer.clip_norm", r.Outer.ClipNorm)
 	v.check(r.Checkpoint.Every >= 1, "checkpoint.every", "%d must be at least 1", r.Checkpoint.Every)
 	v.check(r.Checkpoint.Keep >= 1, "checkpoint.keep", "%d must be at least 1", r.Checkpoint.Keep)
+	v.oneOf("memory.compute", cmp.Or(r.Memory.Compute, string(nn.Float32)), nn.Computes()...)
 	v.check(r.Preview.Every >= 0, "preview.every", "%d must not be below 0", r.Preview.Every)
 	v.check(r.Preview.Every == 0 || len(r.Preview.Prompts) > 0, "preview.prompts", "previews need at least one prompt")
 	r.validateData(v)
@@ -300,7 +314,15 @@ func (r Recipe) validateSimulations(v *validation) {
 		if s.Prior != "" {
 			v.dataset(r, key+".prior", s.Prior)
 		}
-		v.oneOf(key+".adapts", cmp.Or(s.Adapts, SameParameters), SameParameters, FreshAdapter, AllWeights)
+		v.oneOf(key+".adapts", cmp.Or(s.Adapts, SameParameters), SameParameters, FreshAdapter, AllWeights, CrossAttention)
+		v.check(s.Adapts != CrossAttention || r.Trainable.Parameters == "lora", key+".adapts", "%q needs trainable.parameters = \"lora\"; use %q", CrossAttention, SameParameters)
+		v.check(len(s.Targets) == 0 || s.Adapts == FreshAdapter, key+".targets", "%q are only for adapts = %q", s.Targets, FreshAdapter)
+		v.check(s.WarmupSteps >= 0, key+".warmup_steps", "%d must not be below 0", s.WarmupSteps)
+		schedule := s.schedule()
+		schedule.WarmupSteps = max(0, schedule.WarmupSteps)
+		if err := schedule.Validate(); err != nil {
+			v.check(false, key+".schedule", "%v", err)
+		}
 		v.check(s.Steps >= 1, key+".steps", "%d must be at least 1", s.Steps)
 		v.check(s.Rank >= 0, key+".rank", "%d must not be below 0", s.Rank)
 		v.check(s.ChainReset >= 0, key+".chain_reset", "%d must not be below 0", s.ChainReset)
@@ -318,6 +340,15 @@ func (s Simulation) Rule() train.Optimizer {
 	o := rule(s.Optimizer, s.LearningRate, s.WeightDecay)
 	o.Momentum, o.Nesterov = s.Momentum, s.Nesterov
 	return o
+}
+
+// schedule is that of the simulation's learning rate.
+func (s Simulation) schedule() train.Schedule {
+	out := train.Schedule{Kind: cmp.Or(s.Schedule, train.ConstantSchedule), WarmupSteps: s.WarmupSteps}
+	if out.Kind == train.PolynomialSchedule {
+		out.Power = 1
+	}
+	return out
 }
 
 // rule is an optimizer with its usual constants but the weight decay; Validate reports what it does not have.

@@ -8,10 +8,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/resalign/resalign/data"
 	"github.com/resalign/resalign/denoise"
 	"github.com/resalign/resalign/engine"
+	"github.com/resalign/resalign/nn"
 	"github.com/resalign/resalign/recipe"
 	"github.com/resalign/resalign/sd"
 	"github.com/resalign/resalign/train"
@@ -58,7 +60,7 @@ func Run(ctx context.Context, e *engine.Engine, r Recipe, h Hooks) (_ *Result, e
 		return nil, err
 	}
 	defer m.Free()
-	m.GradientCheckpointing = r.Memory.GradientCheckpointing
+	m.GradientCheckpointing, m.Compute = r.Memory.GradientCheckpointing, nn.Compute(r.Memory.Compute)
 	cache, err := data.OpenCache(r.Cache, cacheMemory, h.warn)
 	if err != nil {
 		return nil, err
@@ -130,23 +132,25 @@ func (t *trainer) prepareData(ctx context.Context, h Hooks) error {
 			}
 		}
 	}
-	resolution := r.Resolution
-	if resolution == 0 {
-		resolution = t.model.Resolution()
-	}
 	sets := map[string]*denoise.Dataset{}
 	total := 0
 	for _, name := range slices.Sorted(maps.Keys(needed)) {
-		mixture, err := r.Data[name].mixture()
+		mixture, err := r.mixture(name)
 		if err != nil {
 			return fmt.Errorf("recipe: data.%s: %w", name, err)
 		}
-		sets[name], err = denoise.NewDataset(name, t.model, mixture, data.Preprocess{Resolution: resolution}, t.cache,
-			denoise.DatasetOptions{Flip: r.Data[name].Flip}, h.Warn)
-		if err != nil {
-			return fmt.Errorf("recipe: %w", err)
+		for view, options := range t.viewsOf(name) {
+			options.Flip = r.Data[name].Flip
+			warn := h.Warn
+			if view != name {
+				warn = nil // what there is to say of the pictures is said once
+			}
+			sets[view], err = denoise.NewDataset(name, t.model, mixture, data.Preprocess{Resolution: t.resolution()}, t.cache, options, warn)
+			if err != nil {
+				return fmt.Errorf("recipe: %w", err)
+			}
+			total += sets[view].Size()
 		}
-		total += sets[name].Size()
 	}
 	for _, name := range slices.Sorted(maps.Keys(r.Data)) {
 		if !needed[name] {
@@ -168,10 +172,28 @@ func (t *trainer) prepareData(ctx context.Context, h Hooks) error {
 	return t.makeSamplers(sets)
 }
 
+// Names of further views of sets of pictures, whose samplers draw the same for the same purpose.
+const (
+	coarseView = " as mosaic"
+	tokensView = " as tokens"
+)
+
+// viewsOf are the ways in which a method looks at a set of pictures, by name: the set's own for the plain one.
+func (t *trainer) viewsOf(name string) map[string]denoise.DatasetOptions {
+	views := map[string]denoise.DatasetOptions{name: {}}
+	switch {
+	case t.recipe.Method == SafeGen && name == "harmful":
+		views[name+coarseView] = denoise.DatasetOptions{Mosaic: t.recipe.Censor.Block}
+	case t.recipe.Method == AdvUnlearn:
+		views[name+tokensView] = denoise.DatasetOptions{Tokenizer: t.model.Towers[0].Tokenizer}
+	}
+	return views
+}
+
 func (t *trainer) makeSamplers(sets map[string]*denoise.Dataset) (err error) {
 	r := t.recipe
 	sampler := func(name, purpose string, fallback int) (*denoise.Sampler, error) {
-		size := r.Data[name].Batch
+		size := r.Data[setOf(name)].Batch
 		if size == 0 {
 			size = fallback
 		}
@@ -218,15 +240,25 @@ func (t *trainer) makeSamplers(sets map[string]*denoise.Dataset) (err error) {
 	return nil
 }
 
+// setOf is the set that a view belongs to.
+func setOf(view string) string {
+	return strings.TrimSuffix(strings.TrimSuffix(view, coarseView), tokensView)
+}
+
 // mixture opens the folders of a set.
-func (d Dataset) mixture() (data.Mixture, error) {
+func (r Recipe) mixture(name string) (data.Mixture, error) {
+	d := r.Data[name]
 	parts := d.Parts
 	if len(parts) == 0 {
 		parts = []Part{{Folder: d.Folder, Weight: 1}}
 	}
 	var out data.Mixture
 	for _, p := range parts {
-		folder, err := d.open(p.Folder)
+		open := d.open
+		if r.textAgnostic() {
+			open = data.ReadPictures
+		}
+		folder, err := open(p.Folder)
 		if err != nil {
 			return nil, err
 		}
@@ -255,7 +287,7 @@ func (t *trainer) export(dir string) (*Result, error) {
 	result := &Result{Model: filepath.Join(dir, modelFolder), Steps: t.outer.Steps()}
 	unet := t.model.UNetParams
 	if t.adapter == nil {
-		unet = unet.WithTensors(t.outer.Point())
+		unet = unet.WithTensors(t.net.Group(0).Of(t.outer.Point()))
 	} else {
 		factors := t.adapter.Params(t.outer.Selected())
 		lora, err := t.adapter.LoRA(factors)
@@ -276,5 +308,5 @@ func (t *trainer) export(dir string) (*Result, error) {
 	if err := os.RemoveAll(result.Model); err != nil {
 		return nil, fmt.Errorf("output: %w", err)
 	}
-	return result, t.model.Save(result.Model, unet)
+	return result, t.model.Save(result.Model, unet, t.texts()...)
 }

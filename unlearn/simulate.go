@@ -61,7 +61,7 @@ func (t *trainer) newView(s Simulation) (*view, error) {
 		if rank == 0 {
 			rank = max(1, t.recipe.Trainable.Rank)
 		}
-		layers, err := t.model.AttentionLayers()
+		layers, err := t.model.AttentionLayers(s.Targets...)
 		if err != nil {
 			return nil, err
 		}
@@ -78,6 +78,12 @@ func (t *trainer) newView(s Simulation) (*view, error) {
 	case s.Adapts == AllWeights && t.adapter != nil:
 		// The weights move under the adapter and are thrown away afterwards; θ keeps its coordinates.
 		v.phi, v.displacement = t.net.Group(0), false
+	case s.Adapts == CrossAttention:
+		var err error
+		if v.phi, err = t.net.Named("attn2.to_k", "attn2.to_v"); err != nil {
+			return nil, fmt.Errorf("recipe: simulation %q: %w", s.Name, err)
+		}
+		v.displacement = false
 	}
 	return v, nil
 }
@@ -226,7 +232,9 @@ func (t *trainer) innerStep(ctx context.Context, v *view, s *simulated, at int) 
 		}
 		scale = denoise.ClipScale(norm, v.sim.ClipNorm)
 	}
-	return s.descent.Step(ctx, g, scale, 1)
+	// A simulation that goes on from draw to draw has one schedule over all of them.
+	rate := v.sim.schedule().At(s.descent.Steps(), v.sim.Steps*max(1, v.sim.ChainReset))
+	return s.descent.Step(ctx, g, scale, rate)
 }
 
 func (t *trainer) fineTuningBatch(ctx context.Context, v *view, pictures, prior *denoise.Sampler, at int) (*denoise.Batch, error) {

@@ -15,12 +15,19 @@ type state struct {
 	Gradients float64               `json:"gradients"`
 	Depth     float64               `json:"depth"`
 	Chains    map[string]chainState `json:"chains,omitempty"`
+	Centres   *centreCounts         `json:"centres,omitempty"`
 }
 
 type chainState struct {
 	Steps int `json:"steps"`
 	Used  int `json:"used"`
 	Began int `json:"began"`
+}
+
+// centreCounts are the numbers of latents in the centres of lcfdsd.
+type centreCounts struct {
+	Retained int `json:"retained"`
+	Harmful  int `json:"harmful"`
 }
 
 func (t *trainer) save() ([]*weights.Tensor, any, error) {
@@ -43,6 +50,10 @@ func (t *trainer) save() ([]*weights.Tensor, any, error) {
 			tensors = append(tensors, weights.NewFloat32(chainTensor(name, i), engine.Shape(x), values))
 		}
 	}
+	if c := t.contrast; c != nil {
+		s.Centres = &centreCounts{c.retained.count, c.harmful.count}
+		tensors = append(tensors, c.tensors()...)
+	}
 	return tensors, s, nil
 }
 
@@ -58,6 +69,14 @@ func (t *trainer) restore(steps int, source weights.Source, read func(any) error
 		return err
 	}
 	t.gradients, t.depth = s.Gradients, s.Depth
+	if t.contrast != nil {
+		if s.Centres == nil {
+			return fmt.Errorf("checkpoint: it holds no centres of latents, which method %s goes on with", t.recipe.Method)
+		}
+		if err := t.contrast.restore(source, s.Centres.Retained, s.Centres.Harmful); err != nil {
+			return err
+		}
+	}
 	for name, at := range s.Chains {
 		v := t.views[name]
 		if v == nil {

@@ -41,6 +41,9 @@ type trainer struct {
 	walker          *walker          // latents from prompts
 	salient         *salient         // method salun
 	meta            *metaSamplers    // method meta-unlearn
+	coarse          *denoise.Sampler // method safegen: harmful pictures as mosaics, in the same draws
+	adversary       *adversary       // method advunlearn
+	contrast        *contrast        // methods lcfdsd-ng and lcfdsd-lt
 	views           map[string]*view
 	gradients       float64 // evaluated so far, in gradients of one picture
 	depth           float64 // running mean of the error on harmful pictures; 0 before the first step
@@ -65,7 +68,8 @@ func newTrainer(ctx context.Context, m *sd.Model, r Recipe, cache *data.Cache, h
 	t.teacher = denoise.NewNetwork(m)
 	t.reference = denoise.Point(m.UNetParams.Tensors)
 	groups := [][]*engine.Tensor{m.UNetParams.Tensors}
-	if r.Trainable.Parameters == "lora" {
+	switch r.Trainable.Parameters {
+	case "lora":
 		layers, err := m.AttentionLayers(r.Trainable.Targets...)
 		if err != nil {
 			return nil, fmt.Errorf("recipe: trainable.targets: %w", err)
@@ -78,7 +82,13 @@ func newTrainer(ctx context.Context, m *sd.Model, r Recipe, cache *data.Cache, h
 		groups = append(groups, factors.Tensors)
 		t.net = denoise.NewNetwork(m, t.adapter)
 		t.theta = t.net.Group(1)
-	} else {
+	case TextEncoder:
+		text, err := t.initText()
+		if err != nil {
+			return nil, err
+		}
+		groups = append(groups, text...)
+	default:
 		t.net = denoise.NewNetwork(m)
 		if err := t.chooseTheta(); err != nil {
 			return nil, err
@@ -104,6 +114,11 @@ func newTrainer(ctx context.Context, m *sd.Model, r Recipe, cache *data.Cache, h
 	}
 	if r.Latents.From == FromPrompts {
 		if t.walker, err = t.newWalker(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if r.Method == SafeGen || r.contrastive() {
+		if err := t.checkSignal(); err != nil {
 			return nil, err
 		}
 	}
@@ -213,6 +228,10 @@ func (t *trainer) step(ctx context.Context, step int) (map[string]any, error) {
 	}
 	fields["hypergradient_norm"] = norm
 	fields["learning_rate"] = rate * t.recipe.Outer.LearningRate
+	if t.contrast != nil {
+		fields["contrastive_loss"] = t.contrast.loss
+		fields["centre_distance"] = distance(t.contrast.retained.centre, t.contrast.harmful.centre)
+	}
 	fields["gradients"] = t.gradients
 	return fields, nil
 }
@@ -233,6 +252,10 @@ func (t *trainer) gradient(ctx context.Context, step, j int, v *view, lambda, al
 	at := step
 	if t.recipe.simulates() {
 		at = step*t.recipe.Outer.SimulationsPerStep + j
+	}
+	if t.contrast != nil {
+		g, err := t.contrasted(ctx, step, at, alpha, &r)
+		return g, r, err
 	}
 	harm, err := t.harmBatch(ctx, at)
 	if err != nil {
@@ -261,6 +284,9 @@ func (t *trainer) gradient(ctx context.Context, step, j int, v *view, lambda, al
 // direct is (1−λ)∇L_harm(θ) + α∇R(θ).
 func (t *trainer) direct(ctx context.Context, step, at int, harm *harmBatch, lambda, alpha float64, r *result) (denoise.Vector, error) {
 	point := t.outer.Point()
+	if harm.point != nil {
+		point = harm.point
+	}
 	weight := t.directWeight(lambda)
 	loss := harm.loss
 	if t.recipe.Objective.Depth > 0 {
@@ -308,6 +334,14 @@ func (t *trainer) retainGradient(ctx context.Context, at int) (float64, denoise.
 		defer engine.Free(taught.Target)
 		t.gradients += size * predictionCost
 		batch = taught
+	}
+	if t.adversary != nil {
+		prompts, err := tokensOf(ctx, t.adversary.retain, at)
+		if err != nil {
+			return 0, nil, err
+		}
+		batch = asTokens(batch, prompts)
+		defer engine.Free(batch.IDs)
 	}
 	return t.net.Gradient(ctx, t.outer.Point(), t.theta, denoise.Loss{}, batch)
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"strconv"
+	"unicode/utf8"
 )
 
 // This file reads the pickles inside PyTorch files as data. A pickle is a program for a stack machine that may call any
@@ -77,6 +78,8 @@ const (
 	opNone            = 'N'
 	opBinPersID       = 'Q'
 	opReduce          = 'R'
+	opBinString       = 'T' // texts and bytes alike, as Python 2 wrote them
+	opShortBinString  = 'U'
 	opBinUnicode      = 'X'
 	opAppend          = 'a'
 	opBuild           = 'b'
@@ -131,7 +134,7 @@ func (r *pickleReader) step(op byte) error {
 		return r.push(op == opNewTrue)
 	case opBinInt1, opBinInt2, opBinInt, opLong1, opBinFloat:
 		return r.number(op)
-	case opBinUnicode, opShortBinUnicode, opBinBytes, opShortBinBytes:
+	case opBinUnicode, opShortBinUnicode, opBinBytes, opShortBinBytes, opBinString, opShortBinString:
 		return r.text(op)
 	case opEmptyTuple:
 		return r.push(pickleTuple{})
@@ -259,7 +262,7 @@ func (r *pickleReader) number(op byte) error {
 
 func (r *pickleReader) text(op byte) error {
 	size := 4
-	if op == opShortBinUnicode || op == opShortBinBytes {
+	if op == opShortBinUnicode || op == opShortBinBytes || op == opShortBinString {
 		size = 1
 	}
 	n, err := r.uint(size)
@@ -270,7 +273,8 @@ func (r *pickleReader) text(op byte) error {
 	if err != nil {
 		return err
 	}
-	if op == opBinBytes || op == opShortBinBytes {
+	isASCII := !bytes.ContainsFunc(b, func(c rune) bool { return c >= utf8.RuneSelf })
+	if op == opBinBytes || op == opShortBinBytes || (op == opBinString || op == opShortBinString) && !isASCII {
 		return r.push(pickleBytes(b))
 	}
 	return r.push(string(b))

@@ -45,6 +45,7 @@ const (
 // Stable Diffusion checkpoints: they are skipped, and whatever is made of them is skipped too.
 var torchGlobals = map[string]pickleGlobal{
 	"collections.OrderedDict":         {kind: orderedDict},
+	"torch._utils._rebuild_tensor":    {kind: rebuildTensor}, // before PyTorch 0.4
 	"torch._utils._rebuild_tensor_v2": {kind: rebuildTensor},
 	"torch._utils._rebuild_parameter": {kind: rebuildParameter},
 	"torch.DoubleStorage":             {kind: storageClass, dtype: F64},
@@ -202,10 +203,11 @@ func newOrderedDict(arguments pickleTuple) (*pickleDict, error) {
 	return d, nil
 }
 
-// newTorchTensor takes (storage, offset, shape, strides, requires_grad, hooks) and perhaps metadata.
+// newTorchTensor takes (storage, offset, shape, strides), since PyTorch 0.4 also requires_grad and hooks, and perhaps
+// metadata.
 func newTorchTensor(arguments pickleTuple) (*torchTensor, error) {
-	if len(arguments) != 6 && len(arguments) != 7 {
-		return nil, fmt.Errorf("%d arguments instead of 6 or 7", len(arguments))
+	if n := len(arguments); n != 4 && n != 6 && n != 7 {
+		return nil, fmt.Errorf("%d arguments instead of 4, 6 or 7", n)
 	}
 	storage, isStorage := arguments[0].(*torchStorage)
 	offset, isInt := arguments[1].(int64)

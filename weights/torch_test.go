@@ -135,6 +135,8 @@ func TestTorchReadsHandMadeFiles(t *testing.T) {
 		"not wrapped":      {dict(unicode("state_dict"), dict(unicode("w"), view), unicode("v"), view), "state_dict.w", []float32{1, 4, 2, 5}, nil},
 		"memo":             {dict(unicode("v")+"q\x00", view+"r\x01\x01\x00\x00", unicode("w"), "j\x01\x01\x00\x00"), "w", []float32{1, 4, 2, 5}, nil},
 		"named by a stack": {dict(unicode("w"), strings.Replace(view, global("torch._utils", "_rebuild_tensor_v2"), "\x8c\x0ctorch._utils\x94\x8c\x12_rebuild_tensor_v2\x94\x93", 1)), "w", []float32{1, 4, 2, 5}, nil},
+		"Python 2's texts": {dict("U\x01w", view, "T\x01\x00\x00\x00v", "U\x02\xff\x00"), "w", []float32{1, 4, 2, 5}, []string{"v"}},
+		"before 0.4":       {dict(unicode("w"), global("torch._utils", "_rebuild_tensor")+"("+sixFloats+integer(1)+integers([]int32{2, 2})+integers([]int32{1, 3})+"tR"), "w", []float32{1, 4, 2, 5}, nil},
 		"scalar":           {dict(unicode("w"), tensor(sixFloats, 3, nil, nil)), "w", []float32{3}, nil},
 		"empty":            {dict(unicode("w"), tensor(sixFloats, 0, []int32{0, 9}, []int32{9, 1})), "w", []float32{}, nil},
 		"odd values beside": {

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/resalign/resalign/data"
 	"github.com/resalign/resalign/finetune"
 	"github.com/resalign/resalign/recipe"
 	"github.com/resalign/resalign/train"
@@ -27,18 +28,20 @@ func newFinetune() *cobra.Command {
 		Use:   "finetune",
 		Short: "Fine-tune a model as its users do: all weights, an adapter, a subject or a new word",
 		Long: `Finetune adapts a model to a folder of captioned pictures. The defaults are the published evaluation's downstream
-fine-tuning; with --method lora the learning rate is 1e-4, with textual-inversion 5e-4, and with dreambooth pictures are not
-mirrored, unless these are given.
+fine-tuning; with --method lora the learning rate is 1e-4, with textual-inversion 5e-4, with svdiff 1e-3, and with dreambooth
+and svdiff pictures are not mirrored, unless these are given.
 
 The folder --out gets the resolved recipe, a log, checkpoints, previews, the adapted model as a diffusers directory in
 model/, and with --method lora the adapter as lora.safetensors; with textual-inversion the new word alone, as
-learned_embeds.safetensors. Where an average of the weights is kept (--ema-decay), the
+learned_embeds.safetensors; with svdiff what was added to the singular values, as spectral_shifts.safetensors. Where an average of the weights is kept (--ema-decay), the
 average is what is saved. Ctrl-C finishes the step, saves and says how to go on.`,
 		Example: `  resalign finetune --model runs/unlearned/model --data data/dogs --steps 200 --out runs/dogs
   resalign finetune --model sd14 --data data/dogs --method lora --rank 8 --out runs/dogs-lora
   resalign finetune --model sd14 --data data/me --method dreambooth --prior data/people --out runs/me
+  resalign finetune --model sd14 --data data/me --method dreambooth --prior data/people --class-prompt "a photo of a person" --out runs/me
   resalign finetune --model sd14 --data data/dogs --contaminate data/harmful --ratio 0.2 --out runs/mixed
   resalign finetune --model sd14 --data data/rex --method textual-inversion --placeholder "<rex>" --initializer dog --out runs/rex
+  resalign finetune --model sd14 --data data/rex --method svdiff --instance-prompt "a photo of sks dog" --out runs/rex
   resalign finetune --out runs/dogs --resume`,
 		Args: noArguments,
 	}
@@ -85,13 +88,15 @@ average is what is saved. Ctrl-C finishes the step, saves and says how to go on.
 		result, err := finetune.RunJob(ctx, e, out, j, finetune.JobHooks{
 			Resume: resume, Finish: finish, Warn: c.warnOnce(), Program: programVersion(), Command: os.Args,
 			OnPrepare: func(done, total int) { c.progress("reading pictures", done, total, "") },
+			OnWork:    func(what string, done, total int) { c.progress(what, done, total, "") },
+			OnBuckets: func(sizes []data.BucketCount) { c.say(bucketNote(sizes)) },
 			OnEvent:   func(event train.Event) { c.progress("fine-tuning", event.Step, j.Steps, eventNote(event)) },
 		})
 		c.endProgress()
 		if err != nil {
 			return stopped(err, jobCommand(flags, out, train.IsRun(out))...)
 		}
-		return c.result(tuned{Out: out, Model: result.Model, LoRA: result.LoRA, Embedding: result.Embedding, Log: result.Log, Steps: result.Steps}, func(w io.Writer) {
+		return c.result(tuned{Out: out, Model: result.Model, LoRA: result.LoRA, Embedding: result.Embedding, Shifts: result.Shifts, Log: result.Log, Steps: result.Steps}, func(w io.Writer) {
 			if result.Model != "" {
 				fmt.Fprintf(w, "model  %s\n", result.Model)
 			}
@@ -100,6 +105,9 @@ average is what is saved. Ctrl-C finishes the step, saves and says how to go on.
 			}
 			if result.Embedding != "" {
 				fmt.Fprintf(w, "word   %s\n", result.Embedding)
+			}
+			if result.Shifts != "" {
+				fmt.Fprintf(w, "shifts %s\n", result.Shifts)
 			}
 			fmt.Fprintf(w, "log    %s\n", result.Log)
 		})
@@ -114,9 +122,19 @@ type tuned struct {
 	LoRA  string `json:"lora,omitempty"`
 
 	Embedding string `json:"embedding,omitempty"`
+	Shifts    string `json:"shifts,omitempty"`
 
 	Log   string `json:"log"`
 	Steps int    `json:"steps"`
+}
+
+// bucketNote tells how many pictures have each size.
+func bucketNote(sizes []data.BucketCount) string {
+	var parts []string
+	for _, s := range sizes {
+		parts = append(parts, fmt.Sprintf("%v: %s", s.Size, count(s.Pictures, "picture")))
+	}
+	return "buckets  " + strings.Join(parts, ", ")
 }
 
 // jobMisuse names the flags of the settings that cannot be used.
@@ -136,7 +154,7 @@ func bindJob(f *pflag.FlagSet, j *finetune.Job) {
 	f.StringVar(&j.Model, "model", j.Model, "the model: a diffusers directory, or owner/name on the hub")
 	f.StringVar(&j.LoRA, "lora", j.LoRA, "an adapter to merge into the model first")
 	f.StringVar(&j.Data, "data", j.Data, "folder of captioned pictures; dreambooth, textual-inversion: of pictures of the subject")
-	f.StringVar(&j.Prior, "prior", j.Prior, "dreambooth: folder of captioned pictures of the subject's class")
+	f.StringVar(&j.Prior, "prior", j.Prior, "dreambooth, custom, svdiff: folder of pictures of the subject's class, captioned unless there is a --class-prompt")
 	f.StringVar(&j.Contaminate, "contaminate", j.Contaminate, "folder of harmful captioned pictures to mix in")
 	f.Float64Var(&j.Ratio, "ratio", j.Ratio, "share of the draws that --contaminate has, from 0 to 1")
 	f.StringVar(&j.Cache, "cache", j.Cache, "folder that keeps encoded pictures and prompts between runs")
@@ -163,20 +181,27 @@ func bindJob(f *pflag.FlagSet, j *finetune.Job) {
 	f.Float64Var(&c.ClipNorm, "clip-norm", c.ClipNorm, "limit of the gradient's norm; 0: none")
 	f.IntVar(&c.Rank, "rank", c.Rank, "lora: rank")
 	f.Float64Var(&c.Alpha, "alpha", c.Alpha, "lora: alpha; 0: equal to the rank")
-	f.StringSliceVar(&c.Targets, "targets", nil, "lora: parts of the names of attention layers, such as attn2,to_q (default: all)")
-	f.BoolVar(&c.TrainTextEncoder, "train-text-encoder", c.TrainTextEncoder, "full, dreambooth: train all weights of the text encoder as well")
+	f.StringSliceVar(&c.Targets, "targets", nil, "lora: parts of the names of attention layers, such as attn2,to_q, or the kinds attention, feed-forward, convolutions (default: attention)")
+	f.Float64Var(&c.LoRADropout, "lora-dropout", c.LoRADropout, "lora: share of what goes into the adapter that training drops, such as 0.1")
+	f.BoolVar(&c.TrainTextEncoder, "train-text-encoder", c.TrainTextEncoder, "full, dreambooth: train all weights of the text encoders as well")
 	f.StringVar(&c.Placeholder, "placeholder", c.Placeholder, "textual-inversion, custom: a new word to learn, such as <cat>")
 	f.StringVar(&c.Initializer, "initializer", c.Initializer, "with --placeholder: a word of one token to start from, such as cat")
 	f.IntVar(&c.Vectors, "vectors", c.Vectors, "with --placeholder: embeddings that the new word stands for")
-	f.StringVar(&c.InstancePrompt, "instance-prompt", c.InstancePrompt, "dreambooth, and with --placeholder: prompt of all pictures (default: a photo of *s person, or of the placeholder)")
-	f.Float64Var(&c.PriorWeight, "prior-weight", c.PriorWeight, "dreambooth: weight of the loss on --prior")
+	f.StringVar(&c.InstancePrompt, "instance-prompt", c.InstancePrompt, "prompt of all pictures, in place of captions (default: dreambooth: a photo of *s person; with --placeholder: a photo of it)")
+	f.Float64Var(&c.PriorWeight, "prior-weight", c.PriorWeight, "weight of the loss on --prior")
+	f.StringVar(&c.ClassPrompt, "class-prompt", c.ClassPrompt, "prompt of all pictures of --prior, such as a photo of a person; with it, missing pictures are made by the model")
+	f.IntVar(&c.PriorPictures, "prior-pictures", c.PriorPictures, "with --class-prompt: pictures that --prior shall have at least")
+	f.IntVar(&c.PriorSteps, "prior-steps", c.PriorSteps, "with --class-prompt: sampling steps of pictures that are made")
 	f.Float64Var(&c.SNRGamma, "snr-gamma", c.SNRGamma, "γ of min-SNR weights of timesteps, such as 5; 0: none")
 	f.Float64Var(&c.NoiseOffset, "noise-offset", c.NoiseOffset, "share of noise that is the same all over a channel, such as 0.1; 0: none")
 	f.Float64Var(&c.EMADecay, "ema-decay", c.EMADecay, "decay of the average of the weights, such as 0.9999; 0: none")
 	f.Float64Var(&c.CaptionDropout, "caption-dropout", c.CaptionDropout, "share of samples trained with the empty prompt")
 	f.BoolVar(&c.Flip, "flip", c.Flip, "mirror half of the pictures")
 	f.IntVar(&c.Resolution, "resolution", c.Resolution, "side of the training pictures in pixels; 0: the model's own")
+	f.BoolVar(&c.Buckets, "buckets", c.Buckets, "keep the pictures' aspect ratios: batches of sizes of about equal area (default: squares)")
+	f.BoolVar(&c.BucketUpscale, "bucket-upscale", c.BucketUpscale, "with --buckets: enlarge pictures that are too small for their bucket")
 	f.BoolVar(&c.GradientCheckpointing, "gradient-checkpointing", c.GradientCheckpointing, "keep less in memory for gradients and compute it twice")
+	addCompute(f, &c.Compute)
 	f.Uint64Var(&c.Seed, "seed", c.Seed, "of every random number")
 }
 

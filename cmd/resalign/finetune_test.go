@@ -162,3 +162,44 @@ func TestFinetuneOptionsMatter(t *testing.T) {
 		t.Errorf("given settings become %+v", given)
 	}
 }
+
+// Singular values, dropout and kinds of layers, buckets, prior pictures that are made, and what does not fit together.
+func TestFinetuneMoreWays(t *testing.T) {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	r := decode[tuned](t, succeed(t, finetuneArgs(at("svdiff"), "--json", "--method", "svdiff", "--prior", at("class"),
+		"--class-prompt", "a photo of a person", "--prior-pictures", "2", "--prior-steps", "1")...))
+	if r.Shifts != filepath.Join(at("svdiff"), "spectral_shifts.safetensors") || difference(t, tinyModel, r.Model) == 0 {
+		t.Errorf("result is %+v", r)
+	}
+	made, err := filepath.Glob(filepath.Join(at("class"), "generated-*", "*.png"))
+	if err != nil || len(made) != 2 {
+		t.Errorf("%d prior pictures: %v", len(made), err)
+	}
+	if again := decode[tuned](t, succeed(t, "finetune", "--out", at("svdiff"), "--resume", "--json")); again != r {
+		t.Errorf("resumed, the finished run says %+v", again)
+	}
+	r = decode[tuned](t, succeed(t, finetuneArgs(at("lora"), "--json", "--method", "lora", "--lora-dropout", "0.5",
+		"--targets", "attention,feed-forward,convolutions")...))
+	adapter, err := weights.ReadLoRA(r.LoRA)
+	if err != nil || len(adapter.Layers) <= 32 {
+		t.Errorf("the adapter is %v: %v", adapter, err)
+	}
+	code, _, said := command(t, finetuneArgs(at("buckets"), "--buckets")...)
+	if code != exitDone || !strings.Contains(said, "buckets  32×32: 4 pictures") {
+		t.Errorf("about its buckets the command says %q", said)
+	}
+	for want, more := range map[string][]string{
+		"--lora-dropout: 2 must":                 {"--method", "lora", "--lora-dropout", "2"},
+		"--lora-dropout: 0.5 is only":            {"--lora-dropout", "0.5"},
+		"--bucket-upscale: true is only":         {"--bucket-upscale"},
+		"--buckets: true does not go with prior": {"--method", "dreambooth", "--prior", "x", "--buckets"},
+		"--class-prompt: \"x\" needs prior":      {"--method", "dreambooth", "--class-prompt", "x"},
+		"--prior-pictures: -1 must":              {"--method", "custom", "--prior", "x", "--class-prompt", "x", "--prior-pictures", "-1"},
+		"--prior: \"x\" is only for methods":     {"--prior", "x"},
+		"--method: \"svd\" is not known":         {"--method", "svd"},
+		"--train-text-encoder: true is only":     {"--method", "svdiff", "--train-text-encoder"},
+	} {
+		fail(t, exitUsage, finetuneArgs(at("bad"), more...), want)
+	}
+}
