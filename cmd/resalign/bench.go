@@ -60,7 +60,7 @@ and prints the best and the median of several repetitions, and the largest memor
 	cmd.Flags().IntVar(&o.Repeat, "repeat", o.Repeat, "repetitions, after one that does not count")
 	cmd.Flags().IntVar(&o.Batch, "batch", 0, "latents per batch (0: the preset's)")
 	cmd.Flags().IntVar(&o.Size, "size", 0, "side of the pictures in pixels (0: the preset's)")
-	cmd.Flags().StringVar(&o.DType, "dtype", bench.DTypes()[0], "type of the numbers: "+strings.Join(bench.DTypes(), ", "))
+	addCompute(cmd.Flags(), (*string)(&o.Compute))
 	cmd.Flags().BoolVar(&o.GradientCheckpointing, "gradient-checkpointing", false, "compute derivatives with less memory and more work")
 	cmd.Flags().IntVar(&o.Simulations, "simulations", 1, "outer: simulations")
 	cmd.Flags().IntVar(&o.InnerSteps, "inner-steps", 2, "outer: steps of each simulation")
@@ -69,7 +69,7 @@ and prints the best and the median of several repetitions, and the largest memor
 
 func writeBench(w io.Writer, r *bench.Report) {
 	fmt.Fprintf(w, "%s: %s parameters, latents [%d, 4, %d, %d], %.4g GFLOP a pass, %s, %s, %s\n", r.Preset, grouped(int64(r.Parameters)), r.Batch,
-		r.Latent, r.Latent, r.ForwardFLOPs/1e9, r.DType, r.Engine, count(r.Threads, "thread"))
+		r.Latent, r.Latent, r.ForwardFLOPs/1e9, r.Compute, r.Engine, count(r.Threads, "thread"))
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "\tbest s\tmedian s\tGFLOP/s\tpeak memory")
 	for _, m := range r.Measurements {

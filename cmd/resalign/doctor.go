@@ -68,6 +68,7 @@ type diagnosis struct {
 	Free    int64             `json:"memory_available_bytes,omitempty"`
 	Engines []engineDiagnosis `json:"engines"`
 	Auto    string            `json:"auto"`    // the engine that --engine auto takes
+	Because string            `json:"auto_reason"`
 	Plugins []plugins.Place   `json:"plugins"` // where XLA plugins were looked for
 	Missing []string          `json:"missing"`
 }
@@ -93,12 +94,13 @@ func diagnose() diagnosis {
 		d.Missing = append(d.Missing, "AVX2: this processor lacks it, so the Go engine computes without vector instructions; use a newer processor")
 	}
 	d.lookForXLA()
+	d.tryAuto()
 	return d
 }
 
 // lookForXLA tries every plugin that is found.
 func (d *diagnosis) lookForXLA() {
-	d.Auto, d.Plugins = "go", plugins.Search()
+	d.Plugins = plugins.Search()
 	var found []string
 	for _, place := range d.Plugins {
 		found = append(found, place.Found...)
@@ -117,13 +119,21 @@ func (d *diagnosis) lookForXLA() {
 	for _, path := range found {
 		e := tryEngine("xla:" + path)
 		d.Engines = append(d.Engines, e)
-		if e.Error == "" && d.Auto == "go" {
-			d.Auto = e.Name
-		}
 		if folder, ok := plugins.MissingNVIDIALibraries(path); ok {
 			d.Missing = append(d.Missing, nvidiaLibraries(folder))
 		}
 	}
+}
+
+// tryAuto finds out which engine auto takes, and why.
+func (d *diagnosis) tryAuto() {
+	e, err := engine.Open("auto")
+	if err != nil {
+		d.Auto, d.Because = "none", err.Error()
+		return
+	}
+	defer e.Close()
+	d.Auto, d.Because = e.Name(), e.Reason()
 }
 
 func vectorInstructions() []string {
@@ -238,7 +248,7 @@ func (d diagnosis) write(w io.Writer) {
 		}
 		fmt.Fprintf(w, "engine    %s: %s\n", e.Name, state)
 	}
-	fmt.Fprintf(w, "engine    auto: takes %s\n", d.Auto)
+	fmt.Fprintf(w, "engine    auto: takes %s (%s)\n", d.Auto, d.Because)
 	for _, p := range d.Plugins {
 		found := "nothing"
 		if len(p.Found) > 0 {

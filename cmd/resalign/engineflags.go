@@ -3,10 +3,13 @@ package main
 import (
 	"fmt"
 	"runtime"
+	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/resalign/resalign/engine"
+	"github.com/resalign/resalign/nn"
 )
 
 // engineFlags choose what computes, and on how many threads.
@@ -19,6 +22,11 @@ type engineFlags struct {
 func (f *engineFlags) add(cmd *cobra.Command, spec, usage string) {
 	cmd.Flags().StringVar(&f.spec, "engine", spec, usage)
 	cmd.Flags().IntVar(&f.threads, "threads", 0, "threads to compute with (0: all the machine has)")
+}
+
+// addCompute declares the flag that chooses the numbers to compute in.
+func addCompute(f *pflag.FlagSet, to *string) {
+	f.StringVar(to, "compute", string(nn.Float32), "numbers that the UNet computes in: "+strings.Join(nn.Computes(), " or "))
 }
 
 // open opens the engine. close also gives the threads back.

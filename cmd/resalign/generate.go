@@ -54,6 +54,7 @@ flags; or a .txt file with one prompt per line.`,
 	f.IntVar(&l.Height, "height", 0, "pixels (default: the size the model was trained on)")
 	f.IntVar(&l.Width, "width", 0, "pixels (default: the size the model was trained on)")
 	f.IntVar(&l.Batch, "batch", 0, "pictures that go through the model at once (0: one)")
+	addCompute(f, &l.Compute)
 	f.BoolVar(&l.VAESlicing, "vae-slicing", false, "decode the pictures of a batch one at a time, which saves memory")
 	f.BoolVar(&l.VAETiling, "vae-tiling", false, "decode large pictures by overlapping tiles, which bounds memory and changes them a little")
 	f.IntVar(&l.VAETileSize, "vae-tile-size", 0, "side of a tile in pixels (0: the size the VAE was trained on)")

@@ -31,6 +31,9 @@ Methods that others have published, with their constants (docs/methods):
 
   esd-x, esd-u   negative-guidance distillation of cross-attention, or of the rest, from prompts alone
   uce, rece      closed-form edits of cross-attention, from prompts alone
+  safegen        self-attention that sees harmful pictures coarsely, whatever the prompt
+  advunlearn     adversarial training of the text encoder
+  lcfdsd-ng/-lt  predictions for harmful pictures driven away from others, by noise or by latents
   salun          relabelling of harmful pictures by the most salient weights
   meta-unlearn   a first-order gradient against relearning
 

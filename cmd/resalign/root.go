@@ -19,6 +19,7 @@ const (
 	exitDone        = 0
 	exitFailed      = 1
 	exitUsage       = 2
+	exitLimit       = 3 // a limit of an audit is not kept
 	exitInternal    = 70
 	exitInterrupted = 130
 )
@@ -49,6 +50,8 @@ func exitCode(err error) int {
 		return exitDone
 	case errors.As(err, new(usageError)):
 		return exitUsage
+	case errors.As(err, new(errLimit)):
+		return exitLimit
 	case isInterrupt(err):
 		return exitInterrupted
 	case errors.Is(err, engine.ErrInternal):
@@ -96,7 +99,7 @@ pictures. Paths are relative to the working directory, those in recipes too.`,
 	root.SuggestionsMinimumDistance = 2
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return misuse(cmd, "%w", err) })
 	root.AddCommand(
-		newUnlearn(), newFinetune(), newGenerate(), newVerify(), newInspect(), newDownload(), newConvert(), newLoRA(), newDoctor(), newInit(), newBench(), newPlan(), newModel(), newMini(), newDemo(), newStudy(), newCompare(), newVersion(),
+		newUnlearn(), newFinetune(), newGenerate(), newScore(), newVerify(), newInspect(), newDownload(), newConvert(), newLoRA(), newDoctor(), newInit(), newBench(), newPlan(), newModel(), newMini(), newDemo(), newStudy(), newCompare(), newAudit(), newDiagnose(), newVersion(),
 	)
 	return root
 }
