@@ -7,10 +7,10 @@ export CGO_ENABLED := 0
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 BIN := bin/resalign
 
-.PHONY: help build xla test test-xla check check-xla demo tiny results bench clean
+.PHONY: help build xla test test-xla check check-xla demo tiny results comparison bench clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build bin/resalign
 	go build -trimpath -buildvcs=false -ldflags '-X main.version=$(VERSION)' -o $(BIN) ./cmd/resalign
@@ -48,6 +48,9 @@ tiny: build ## unlearn, fine-tune and generate with the tiny model of the tests,
 
 results: build ## make docs/results.md's tables again: hours; goes on where it stopped
 	$(BIN) study --out results --document docs/results.md
+
+comparison: build ## compare all methods under all adaptations into docs/results.md: an hour; goes on where it stopped
+	$(BIN) compare --out comparison --document docs/results.md
 
 bench: build ## time the small UNet
 	$(BIN) bench --preset small --what forward,generate,lora-step,step,lora-hvp,hvp

@@ -315,8 +315,14 @@ func (f *TorchFile) Close() error {
 	return nil
 }
 
+// LoneTensor is the name of the tensor in a file that holds one without a name.
+const LoneTensor = "tensor"
+
 // collect gathers the tensors of nested dictionaries, in a file of fileSize bytes.
 func (f *TorchFile) collect(root any, fileSize int) error {
+	if lone, ok := root.(*torchTensor); ok { // as torch.save(tensor) writes
+		root = &pickleDict{keys: []any{LoneTensor}, values: []any{lone}}
+	}
 	top, ok := root.(*pickleDict)
 	if !ok {
 		return fmt.Errorf("the file holds %s instead of a dictionary of tensors", kindOf(root))

@@ -137,6 +137,7 @@ func TestTorchReadsHandMadeFiles(t *testing.T) {
 		"named by a stack": {dict(unicode("w"), strings.Replace(view, global("torch._utils", "_rebuild_tensor_v2"), "\x8c\x0ctorch._utils\x94\x8c\x12_rebuild_tensor_v2\x94\x93", 1)), "w", []float32{1, 4, 2, 5}, nil},
 		"Python 2's texts": {dict("U\x01w", view, "T\x01\x00\x00\x00v", "U\x02\xff\x00"), "w", []float32{1, 4, 2, 5}, []string{"v"}},
 		"before 0.4":       {dict(unicode("w"), global("torch._utils", "_rebuild_tensor")+"("+sixFloats+integer(1)+integers([]int32{2, 2})+integers([]int32{1, 3})+"tR"), "w", []float32{1, 4, 2, 5}, nil},
+		"lone tensor":      {view, LoneTensor, []float32{1, 4, 2, 5}, nil},
 		"scalar":           {dict(unicode("w"), tensor(sixFloats, 3, nil, nil)), "w", []float32{3}, nil},
 		"empty":            {dict(unicode("w"), tensor(sixFloats, 0, []int32{0, 9}, []int32{9, 1})), "w", []float32{}, nil},
 		"odd values beside": {
@@ -207,7 +208,6 @@ func TestTorchRefusesHostilePickles(t *testing.T) {
 		"attributes of a list":  {program("]}b"), "attributes are set"},
 		"endless name":          {program("c" + strings.Repeat("a", 1000)), "does not end"},
 		"not a dict":            {program("]"), "a list instead of a dictionary"},
-		"lone tensor":           {program(whole), "a tensor instead of a dictionary"},
 		"no tensors":            {program(dict(unicode("a"), "N")), "holds no tensors"},
 		"two of one name":       {program(dict(unicode("w"), whole, unicode("w"), whole)), `two tensors are called "w"`},
 		"names that collide":    {program(dict(unicode("a.b"), whole, unicode("a"), dict(unicode("b"), whole))), `two tensors are called "a.b"`},
