@@ -1,8 +1,8 @@
 // Package onnx reads neural networks from ONNX files and computes them on the engine.
 //
-// The reader takes the protobuf encoding apart by itself. It copies nothing but names while it reads, and every length in
-// the file is held against what the file has, so a damaged or hostile file is an error and costs no more memory than its
-// size justifies. Weights that lie in other files are read from the folder of the model only.
+// The reader takes the protobuf encoding apart by itself. Every length in the file is held against what the file has, so a
+// damaged or hostile file is an error and costs no more memory than its size justifies. Weights that lie in other files are
+// read from the folder of the model only. What a network may make of its inputs is bounded as well, by their size and its own.
 //
 // [Compile] turns the graph into a program of package engine. What depends on shapes alone is computed on the host while
 // the program is built. Pictures are kept with their channels last, where the Go backend multiplies matrices fastest;

@@ -19,6 +19,9 @@ func strides(dims []int) []int {
 // checked makes sure that a computed array stays small, before it is made.
 func checked(dims []int) int {
 	n := 1
+	if len(dims) > maxRank {
+		fail("makes an array of %d dimensions; at most %d are supported", len(dims), maxRank)
+	}
 	for _, d := range dims {
 		if d < 0 || d > 0 && n > maxHost/d {
 			fail("makes an array of shape %v; at most %d elements are computed from shapes and weights", dims, maxHost)

@@ -100,8 +100,8 @@ func Open(path string) (*Model, error) {
 	return parse(content, path, root)
 }
 
-// Parse reads a model that is already in memory, and keeps content: do not change it. The name stands for the file's path
-// in errors. Weights in other files are refused.
+// Parse reads a model that is already in memory; content is not kept. The name stands for the file's path in errors. Weights
+// in other files are refused.
 func Parse(content []byte, name string) (*Model, error) {
 	return parse(content, name, nil)
 }

@@ -5,7 +5,7 @@ The public package runs on every picture; what the network was given, what it ga
 folder, and `go test ./score/nudenet -run Reference` holds the program's against them. Needs nudenet, onnx, onnxruntime, pillow,
 and torch for the pictures that are raised until the network sees something in them.
 
-    check_nudenet.py --out /tmp/nudenet [--weights 640m.onnx] [--resolution 640] [--pictures FOLDER] [--raised 48]
+    check_nudenet.py --out /tmp/nudenet [--weights 640m.onnx] [--resolution 640] [--pictures FOLDER] [--raised 16]
 """
 
 import argparse
@@ -130,8 +130,8 @@ def raised(path, count, side, rng):
             mask[k, :, min(height, side):, :] = 0
             mask[k, :, :, min(width, side):] = 0
         x = (0.2 + 0.6 * x).requires_grad_()
-        optimiser = torch.optim.Adam([x], lr=0.02)
-        for _ in range(24):
+        optimiser = torch.optim.Adam([x], lr=0.03)
+        for _ in range(16):
             y = network(x.clamp(0, 1) * mask)
             loss = 0
             for k in range(len(batch)):
@@ -178,7 +178,7 @@ def main():
     parser.add_argument("--weights", default=os.path.join(os.path.dirname(package.__file__), "320n.onnx"))
     parser.add_argument("--resolution", default=320, type=int)
     parser.add_argument("--count", default=200, type=int, help="pictures to draw")
-    parser.add_argument("--raised", default=48, type=int, help="pictures to raise by gradients")
+    parser.add_argument("--raised", default=16, type=int, help="pictures to raise by gradients")
     parser.add_argument("--pictures", type=pathlib.Path, help="a folder of pictures to compare on as well")
     parser.add_argument("--go", default="go", help="the go command")
     parser.add_argument("--engine", default="go", help="the engine to test")

@@ -94,6 +94,7 @@ func kinds() []kind {
 				return opened(d, err, anyOf(0.5, clip.NSFW))
 			},
 		},
+		{spec.Kind{Name: "onnx", Usage: onnxUsage, What: onnxWhat, AtLeast: 2, AtMost: 8}, openONNX},
 		{
 			spec.Kind{Name: "clip-classifier", Usage: "clip-classifier:CLIP,HEAD,LABELS", What: "any classifier on CLIP's embeddings, with a JSON file of labels", AtLeast: 3, AtMost: 3},
 			func(e *engine.Engine, files []string) (*Opened, error) {

@@ -10,6 +10,7 @@ import (
 	"github.com/resalign/resalign/engine"
 	"github.com/resalign/resalign/mini"
 	"github.com/resalign/resalign/score"
+	"github.com/resalign/resalign/score/classifier"
 	"github.com/resalign/resalign/score/spec"
 )
 
@@ -101,5 +102,29 @@ func TestCriterion(t *testing.T) {
 	}
 	if err := parts.Accept(score.Criterion{Any: []string{"FEET"}}, score.Finding{}); err != nil {
 		t.Errorf("nothing found: %v", err)
+	}
+}
+
+func TestONNXSettings(t *testing.T) {
+	o, err := onnxOptions([]string{"pixels=imagenet", "activation=sigmoid", "fit=crop", "filter=bilinear", "short-side=256", "size=224"})
+	want := classifier.Options{
+		Mean: classifier.ImageNetMean, Std: classifier.ImageNetStd, Activation: classifier.Sigmoid, Fit: classifier.Crop,
+		Filter: data.Bilinear, ShortSide: 256, Width: 224, Height: 224,
+	}
+	if err != nil || !reflect.DeepEqual(o, want) {
+		t.Errorf("%+v, %v", o, err)
+	}
+	for want, settings := range map[string][]string{
+		"which pixels":     nil,
+		`"pixels=bytes"`:   {"pixels=bytes"},
+		`"fit=fill"`:       {"pixels=0..1", "fit=fill"},
+		`"size=0"`:         {"pixels=0..1", "size=0"},
+		`"mean=1"`:         {"pixels=0..1", "mean=1"},
+		`"filter=nearest"`: {"pixels=0..1", "filter=nearest"},
+		"twice":            {"pixels=0..1", "pixels=-1..1"},
+	} {
+		if _, err := onnxOptions(settings); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v", settings, err)
+		}
 	}
 }

@@ -104,7 +104,7 @@ func TestReference(t *testing.T) {
 	if err := json.Unmarshal(content, &ref); err != nil {
 		t.Fatal(err)
 	}
-	d := openDetector(t, Options{Resolution: ref.Resolution})
+	d := openDetector(t, Options{Resolution: ref.Resolution, Batch: 1})
 	blobs, outputs := floats(t, filepath.Join(folder, "blobs.bin")), floats(t, filepath.Join(folder, "outputs.bin"))
 	each, predictions := ref.Resolution*ref.Resolution*3, channels*ref.Places
 
