@@ -119,7 +119,7 @@ func TestOptions(t *testing.T) {
 		"nothing":       func(o *Options) { o.What = nil },
 		"be measured":   func(o *Options) { o.What = []string{"x"} },
 		"repetition":    func(o *Options) { o.Repeat = 0 },
-		"type":          func(o *Options) { o.Compute = "float8" },
+		"be computed":   func(o *Options) { o.Compute = "float8" },
 		"multiple of":   func(o *Options) { o.Size = 100 },
 		"at most":       func(o *Options) { o.Size = 1 << 20 },
 		"inner steps":   func(o *Options) { o.InnerSteps = -1 },

@@ -33,14 +33,6 @@ func (c Compute) Check() error {
 	}
 }
 
-// dtype is the type of activations.
-func (c Compute) dtype() dtypes.DType {
-	if c == BFloat16 {
-		return dtypes.BFloat16
-	}
-	return dtypes.Float32
-}
-
 // ComputeIn returns the weights for an evaluation in another type of numbers.
 func (w *Weights) ComputeIn(c Compute) *Weights {
 	if w.half() == (c == BFloat16) {

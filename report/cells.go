@@ -20,20 +20,26 @@ type place struct {
 type cell struct {
 	place
 	ip, benign score.Rate
-	rows       []audit.Row // one per seed
+	sets       map[string]score.Rate // by the prompt set's name
+	rows       []audit.Row           // one per seed
 }
+
+// promptSet is one of several prompt sets that were measured.
+type promptSet struct{ name, kind string }
 
 // cells are the rows of an audit, arranged for showing.
 type cells struct {
 	models      []string
 	adaptations []string // without untouched, as they first appear
 	at          map[place]*cell
+	sets        []promptSet        // as they first appear
+	shares      map[string]float64 // adaptation → share of harmful pictures in its data
 	labels      map[string]string
 	seeds       int
 }
 
 func arrange(rows []audit.Row, order []string, labels map[string]string) cells {
-	c := cells{at: map[place]*cell{}, labels: labels}
+	c := cells{at: map[place]*cell{}, shares: map[string]float64{}, labels: labels}
 	for _, name := range order {
 		if hasModel(rows, name) && !slices.Contains(c.models, name) {
 			c.models = append(c.models, name)
@@ -50,11 +56,18 @@ func arrange(rows []audit.Row, order []string, labels map[string]string) cells {
 		}
 		p := place{r.Model, r.Adaptation, r.Steps}
 		if c.at[p] == nil {
-			c.at[p] = &cell{place: p}
+			c.at[p] = &cell{place: p, sets: map[string]score.Rate{}}
 		}
 		found := c.at[p]
 		found.ip, found.benign = found.ip.Add(r.IP), found.benign.Add(r.Benign)
 		found.rows = append(found.rows, r)
+		c.shares[r.Adaptation] = r.Contamination
+		for _, s := range r.Sets {
+			found.sets[s.Name] = found.sets[s.Name].Add(s.Rate)
+			if set := (promptSet{s.Name, s.Kind}); !slices.Contains(c.sets, set) {
+				c.sets = append(c.sets, set)
+			}
+		}
 	}
 	c.seeds = len(seeds)
 	return c

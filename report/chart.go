@@ -38,6 +38,8 @@ type point struct {
 	Model            string
 	Steps, K, N      int
 	Low, High, Value string
+	Set              string // the prompt set, where it is not the first of its kind
+	Contamination    string // share of harmful pictures in the data, on an axis of it
 }
 
 // end is a label at the end of a line, moved to At so that labels do not cover one another.

@@ -14,21 +14,22 @@ type measure struct {
 	of             func(*cell) score.Rate
 	ofRow          func(audit.Row) score.Rate
 	height         float64
-	zoom           bool // the axis may begin above 0
+	zoom           bool   // the axis may begin above 0
+	set            string // the prompt set, where it is not the first of its kind
 }
 
 var harmful = measure{
 	"ip", "Harmful pictures", "harmful pictures (IP)",
 	func(c *cell) score.Rate { return c.ip },
 	func(r audit.Row) score.Rate { return r.IP },
-	300, false,
+	300, false, "",
 }
 
 var benign = measure{
 	"benign", "Benign accuracy", "right benign pictures",
 	func(c *cell) score.Rate { return c.benign },
 	func(r audit.Row) score.Rate { return r.Benign },
-	210, true,
+	210, true, "",
 }
 
 const chartWidth = 440
@@ -64,6 +65,7 @@ func (v *viewer) rateChart(m measure, adaptation string) (c chart, ok bool) {
 				continue
 			}
 			p := v.point(found, rate)
+			p.Set = m.set
 			p.X, p.Y = x.at(float64(found.steps)), y.at(rate.Value())
 			s.Points = append(s.Points, p)
 			line.to(p.X, p.Y)

@@ -46,32 +46,41 @@ func openAlbum(path string) (*album, error) {
 
 func (a *album) close() { a.root.Close() }
 
-// embed returns a picture as a data URI, and whether its pixels are to be seen.
-func (a *album) embed(name string) (uri template.URL, pixelated bool, err error) {
+// embeddedPicture is a picture inside the page.
+type embeddedPicture struct {
+	URI           template.URL
+	Pixelated     bool // it is small: its pixels are to be seen
+	Width, Height int  // of the picture itself, before it was shrunk
+}
+
+// embed reads a picture.
+func (a *album) embed(name string) (embeddedPicture, error) {
+	var none embeddedPicture
 	full := filepath.Join(a.path, name)
 	file, err := a.root.Open(filepath.FromSlash(name))
 	if err != nil {
-		return "", false, fmt.Errorf("picture %s cannot be opened: %w; run the audit again to make it", full, err)
+		return none, fmt.Errorf("picture %s cannot be opened: %w; run the audit again to make it", full, err)
 	}
 	defer file.Close()
 	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
-		return "", false, fmt.Errorf("picture %s is not a plain file; replace it", full)
+		return none, fmt.Errorf("picture %s is not a plain file; replace it", full)
 	}
 	content, err := io.ReadAll(io.LimitReader(file, maxPictureBytes+1))
 	if err != nil {
-		return "", false, fmt.Errorf("picture %s cannot be read: %w", full, err)
+		return none, fmt.Errorf("picture %s cannot be read: %w", full, err)
 	}
 	if len(content) > maxPictureBytes {
-		return "", false, fmt.Errorf("picture %s is over the limit of %d MiB; shrink it", full, maxPictureBytes>>20)
+		return none, fmt.Errorf("picture %s is over the limit of %d MiB; shrink it", full, maxPictureBytes>>20)
 	}
 	picture, err := data.Decode(full, content)
 	if err != nil {
-		return "", false, err
+		return none, err
 	}
 	var b bytes.Buffer
+	out := embeddedPicture{Width: picture.Width, Height: picture.Height}
 	kind := "png"
 	if long := max(picture.Width, picture.Height); long <= asIs {
-		pixelated = true
+		out.Pixelated = true
 		err = png.Encode(&b, toImage(picture))
 	} else {
 		kind = "jpeg"
@@ -85,9 +94,10 @@ func (a *album) embed(name string) (uri template.URL, pixelated bool, err error)
 		err = jpeg.Encode(&b, small, &jpeg.Options{Quality: jpegQuality})
 	}
 	if err != nil {
-		return "", false, fmt.Errorf("picture %s cannot be embedded: %w", full, err)
+		return none, fmt.Errorf("picture %s cannot be embedded: %w", full, err)
 	}
-	return template.URL("data:image/" + kind + ";base64," + base64.StdEncoding.EncodeToString(b.Bytes())), pixelated, nil
+	out.URI = template.URL("data:image/" + kind + ";base64," + base64.StdEncoding.EncodeToString(b.Bytes()))
+	return out, nil
 }
 
 func toImage(p *data.RGB) *image.RGBA {

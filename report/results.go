@@ -58,6 +58,10 @@ func (r Results) encode() ([]byte, error) {
 	rows := make([]audit.Row, len(r.Rows))
 	for i, row := range r.Rows {
 		row.IPInterval, row.BenignInterval = row.IP.Wilson(), row.Benign.Wilson() // whoever made the row may not have set them
+		row.Sets = slices.Clone(row.Sets)
+		for k := range row.Sets {
+			row.Sets[k].Interval = row.Sets[k].Rate.Wilson()
+		}
 		rows[i] = row
 	}
 	r.Rows = rows
@@ -103,9 +107,22 @@ func (r Results) check() error {
 		}
 		seen[at] = true
 		for i, rate := range []score.Rate{row.IP, row.Benign} {
-			if rate.K < 0 || rate.K > rate.N || rate.N > maxCount {
+			if !countable(rate) {
 				return fail("%s of %d in %d pictures is not a rate; count again", []string{"ip", "benign"}[i], rate.K, rate.N)
 			}
+		}
+		for i, s := range row.Sets {
+			switch {
+			case s.Name == "" || s.Kind != harmfulKind && s.Kind != benignKind:
+				return fail("prompt set %q is of kind %q; each needs a name, and a kind, %s or %s", s.Name, s.Kind, harmfulKind, benignKind)
+			case slices.ContainsFunc(row.Sets[:i], func(o audit.SetRate) bool { return o.Name == s.Name }):
+				return fail("prompt set %q is there twice; leave one out", s.Name)
+			case !countable(s.Rate):
+				return fail("%d of %d pictures of prompt set %q are not a rate; count again", s.Rate.K, s.Rate.N, s.Name)
+			}
+		}
+		if !(row.Contamination >= 0 && row.Contamination <= 1) {
+			return fail("contamination is %v; it is a share, from 0 to 1", row.Contamination)
 		}
 		for i, value := range []float64{row.HarmMSE, row.Gradients} {
 			if !finite(value) {
@@ -121,6 +138,14 @@ func (r Results) check() error {
 	return nil
 }
 
+// Kinds of prompt sets.
+const (
+	harmfulKind = "harmful"
+	benignKind  = "benign"
+)
+
+func countable(r score.Rate) bool { return r.K >= 0 && r.K <= r.N && r.N <= maxCount }
+
 func finite(x float64) bool { return !math.IsNaN(x) && !math.IsInf(x, 0) }
 
 // csv is one line per row; rates without pictures are empty.
@@ -131,7 +156,7 @@ func (r Results) csv() ([]byte, error) {
 		"model", "adaptation", "steps", "seed",
 		"ip_k", "ip_n", "ip", "ip_low", "ip_high",
 		"benign_k", "benign_n", "benign", "benign_low", "benign_high",
-		"harm_mse", "gradients",
+		"harm_mse", "gradients", "contamination",
 	}}
 	for _, row := range r.Rows {
 		line := []string{row.Model, row.Adaptation, strconv.Itoa(row.Steps), strconv.FormatUint(row.Seed, 10)}
@@ -144,7 +169,32 @@ func (r Results) csv() ([]byte, error) {
 			interval := rate.Wilson()
 			line = append(line, plain(rate.Value()), plain(interval.Low), plain(interval.High))
 		}
-		lines = append(lines, append(line, plain(row.HarmMSE), plain(row.Gradients)))
+		lines = append(lines, append(line, plain(row.HarmMSE), plain(row.Gradients), plain(row.Contamination)))
+	}
+	err := w.WriteAll(lines)
+	return b.Bytes(), err
+}
+
+// setsCSV is one line per row and prompt set; nil if the rows have no prompt sets of their own.
+func (r Results) setsCSV() ([]byte, error) {
+	var b bytes.Buffer
+	w := csv.NewWriter(&b)
+	lines := [][]string{{"model", "adaptation", "contamination", "steps", "seed", "prompts", "kind", "k", "n", "rate", "low", "high"}}
+	for _, row := range r.Rows {
+		for _, s := range row.Sets {
+			line := []string{
+				row.Model, row.Adaptation, plain(row.Contamination), strconv.Itoa(row.Steps), strconv.FormatUint(row.Seed, 10), s.Name, s.Kind,
+				strconv.Itoa(s.Rate.K), strconv.Itoa(s.Rate.N), "", "", "",
+			}
+			if s.Rate.N > 0 {
+				interval := s.Rate.Wilson()
+				line = append(line[:9], plain(s.Rate.Value()), plain(interval.Low), plain(interval.High))
+			}
+			lines = append(lines, line)
+		}
+	}
+	if len(lines) == 1 {
+		return nil, nil
 	}
 	err := w.WriteAll(lines)
 	return b.Bytes(), err

@@ -21,6 +21,9 @@ var pageText string
 //go:embed page.css
 var styleSheet string
 
+// StyleSheet is the style of all pages, for other pages that should look like them.
+func StyleSheet() string { return styleSheet }
+
 //go:embed page.js
 var script string
 
@@ -44,12 +47,17 @@ type view struct {
 	Seeds      int
 
 	Harmful, Benign, Planes, Training []chart
+	Contaminated                      []chart // rates against the share of harmful pictures in the data
+	Sets                              []setView
+	SetTable                          []setLine
+	First                             string // which prompt sets IP and benign accuracy are of
+	HasContamination                  bool
 	Table                             []line
 	ManySeeds, HasMSE, HasCost        bool
 	Galleries                         []gallery
 	Versions                          []NamedText
 	Times                             []NamedText
-	JSON, CSV                         template.URL
+	JSON, CSV, SetsCSV                template.URL
 }
 
 type legendEntry struct {
@@ -65,6 +73,7 @@ type line struct {
 	IP, Benign      rateText
 	MSE, Cost       string // "" if not measured
 	MSEKey, CostKey string
+	Share, ShareKey string // of harmful pictures in the data
 }
 
 // rateText is a rate with its interval as it is written; Key sorts it.
@@ -88,6 +97,7 @@ func newView(p Page) (*view, error) {
 	}
 	v.labelRoom = labelRoom(names)
 	v.charts(out)
+	v.promptSets(out)
 	for i, t := range p.Curves {
 		if c, ok := trainingChart(i+1, t); ok {
 			out.Training = append(out.Training, c)
@@ -96,6 +106,7 @@ func newView(p Page) (*view, error) {
 	for _, row := range v.sorted() {
 		out.Table = append(out.Table, v.line(row))
 		out.HasMSE, out.HasCost = out.HasMSE || row.HarmMSE != 0, out.HasCost || row.Gradients != 0
+		out.HasContamination = out.HasContamination || row.Contamination != 0
 	}
 	var err error
 	if out.Galleries, err = v.galleries(p.PictureRoot); err != nil {
@@ -127,6 +138,11 @@ func (v *viewer) charts(out *view) {
 			out.Planes = append(out.Planes, c)
 		}
 	}
+	for _, f := range v.families() {
+		if c, ok := v.contaminationChart(harmful, f); ok {
+			out.Contaminated = append(out.Contaminated, c)
+		}
+	}
 	if len(v.adaptations) == 0 && len(v.models) > 0 {
 		if c, ok := v.planeChart(untouched); ok {
 			out.Planes = append(out.Planes, c)
@@ -139,6 +155,7 @@ func (v *viewer) line(r audit.Row) line {
 		Model: v.label(r.Model), style: v.styles[r.Model], Adaptation: v.label(r.Adaptation),
 		Steps: strconv.Itoa(r.Steps), Seed: strconv.FormatUint(r.Seed, 10), IP: write(r.IP), Benign: write(r.Benign),
 	}
+	l.Share, l.ShareKey = shareText(r.Contamination), plain(r.Contamination)
 	if r.HarmMSE != 0 {
 		l.MSE, l.MSEKey = strconv.FormatFloat(r.HarmMSE, 'f', 3, 64), plain(r.HarmMSE)
 	}
@@ -170,9 +187,20 @@ func (v *view) downloads() error {
 	if err != nil {
 		return err
 	}
+	sets, err := r.setsCSV()
+	if err != nil {
+		return err
+	}
+	if sets != nil {
+		v.SetsCSV = csvURL(sets)
+	}
 	v.JSON = template.URL("data:application/json;base64," + base64.StdEncoding.EncodeToString(object))
-	v.CSV = template.URL("data:text/csv;charset=utf-8;base64," + base64.StdEncoding.EncodeToString(table))
+	v.CSV = csvURL(table)
 	return nil
+}
+
+func csvURL(table []byte) template.URL {
+	return template.URL("data:text/csv;charset=utf-8;base64," + base64.StdEncoding.EncodeToString(table))
 }
 
 // digest names a text in a content security policy.

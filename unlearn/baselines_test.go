@@ -127,6 +127,11 @@ func TestContrastGradient(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer got.Free()
+			for name, c := range map[string]*class{"retained": tr.contrast.retained, "harmful": tr.contrast.harmful} {
+				if c.count != 3 { // two pictures and what it began as
+					t.Errorf("the %s centre is the mean of %d", name, c.count)
+				}
+			}
 			// Centres have taken in the predictions at θ and are constants now. The harmful ones were not in when retained
 			// pictures were compared with them.
 			began := newContrast(r.Seed, len(tr.contrast.retained.centre), 1, 1)
@@ -288,8 +293,14 @@ func TestAttack(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if word := hostValues(t, begin)[:tr.adversary.width]; !containsRow(table, word) {
+			word := hostValues(t, begin)
+			if !containsRow(table, word[:tr.adversary.width]) {
 				t.Error("an attack begins elsewhere than at words")
+			}
+			for i, x := range hostValues(t, rows[0]) { // a step of Adam is no longer than its rate, about
+				if off := math.Abs(float64(x - word[i])); off == 0 || off > 1.2*float64(r.Attack.Steps)*r.Attack.LearningRate {
+					t.Fatalf("number %d of the words has moved by %v", i, off)
+				}
 			}
 			// The original encoder's view of the same prompts, which is the aim of the attack and the base of the target.
 			prompts, again, err := tr.promptsOf(ctx, at)

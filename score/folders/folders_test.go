@@ -345,3 +345,24 @@ func TestRunRefuses(t *testing.T) {
 		t.Errorf("after an interruption: %v", err)
 	}
 }
+
+// A file of the wrong kind is an error that names the metric and the file.
+func TestMetricFilesOfTheWrongKind(t *testing.T) {
+	e, err := engine.Open("go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	for _, k := range MetricKinds() {
+		files := slices.Repeat([]string{"folders_test.go"}, k.AtMost)
+		m, err := OpenMetric(e, k.Name+":"+strings.Join(files, ","))
+		if err == nil {
+			m.Close()
+			t.Errorf("%s is opened", k.Name)
+			continue
+		}
+		if !strings.HasPrefix(err.Error(), "metric "+k.Name+": ") || !strings.Contains(err.Error(), "folders_test.go") || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: %v", k.Name, err)
+		}
+	}
+}
