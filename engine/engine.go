@@ -40,14 +40,20 @@ type Engine struct {
 //
 // All but go may end in ",tf32": NVIDIA GPUs then round the factors of products and convolutions to 10 bits, which is
 // faster.
-func Open(spec string) (*Engine, error) {
+func Open(spec string) (*Engine, error) { return open(spec, executionMode) }
+
+// OpenForMany is Open for several computations at once, such as models of a small size side by side: each operation of the
+// embedded engine then keeps to one thread. Threads that share so short operations mostly wait for one another.
+func OpenForMany(spec string) (*Engine, error) { return open(spec, executionMode+",parallelism=1") }
+
+func open(spec, mode string) (*Engine, error) {
 	name, tf32 := strings.CutSuffix(spec, ",tf32")
 	path, isFile := strings.CutPrefix(name, "xla:")
 	switch {
 	case name == "go" && !tf32:
-		return openGo()
+		return openGo(mode)
 	case name == "" || name == "auto":
-		return openAuto(tf32)
+		return openAuto(tf32, mode)
 	case name == "xla":
 		e, err := openXLA(plugins.Search(), tf32, true)
 		if err != nil {
@@ -66,8 +72,8 @@ func Open(spec string) (*Engine, error) {
 	}
 }
 
-func openGo() (*Engine, error) {
-	backend, err := newBackend("go:" + executionMode)
+func openGo(mode string) (*Engine, error) {
+	backend, err := newBackend("go:" + mode)
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +84,7 @@ func openGo() (*Engine, error) {
 	}, nil
 }
 
-func openAuto(tf32 bool) (*Engine, error) {
+func openAuto(tf32 bool, mode string) (*Engine, error) {
 	why := "this build has no other"
 	if HasXLA {
 		e, err := openXLA(plugins.Search(), tf32, os.Getenv(plugins.Variable) != "")
@@ -87,7 +93,7 @@ func openAuto(tf32 bool) (*Engine, error) {
 		}
 		why = err.Error()
 	}
-	e, err := openGo()
+	e, err := openGo(mode)
 	if err != nil {
 		return nil, err
 	}
