@@ -99,7 +99,7 @@ pictures. Paths are relative to the working directory, those in recipes too.`,
 	root.SuggestionsMinimumDistance = 2
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return misuse(cmd, "%w", err) })
 	root.AddCommand(
-		newUnlearn(), newFinetune(), newGenerate(), newScore(), newVerify(), newInspect(), newDownload(), newConvert(), newLoRA(), newDoctor(), newInit(), newBench(), newPlan(), newModel(), newMini(), newDemo(), newStudy(), newCompare(), newAudit(), newDiagnose(), newRuns(), newVersion(),
+		newUnlearn(), newFinetune(), newGenerate(), newScore(), newVerify(), newInspect(), newDownload(), newConvert(), newLoRA(), newDoctor(), newInit(), newBench(), newPlan(), newModel(), newMini(), newDemo(), newStudy(), newCompare(), newAudit(), newDiagnose(), newRuns(), newServe(), newVersion(),
 	)
 	return root
 }
