@@ -13,6 +13,7 @@ import (
 	"github.com/resalign/resalign/report"
 	"github.com/resalign/resalign/score"
 	"github.com/resalign/resalign/train"
+	"github.com/resalign/resalign/unlearn"
 )
 
 // Number is a number that may be none: in JSON, NaN and infinities are strings, as in event logs.
@@ -81,7 +82,12 @@ func (r *Run) settings() (map[string]any, error) {
 func Recognise(settings map[string]any) (kind, method string, total int) {
 	method, _ = settings["method"].(string)
 	if outer, ok := settings["outer"].(map[string]any); ok {
-		return Unlearn, method, steps(outer)
+		r := unlearn.Recipe{Method: method, Outer: unlearn.Outer{Steps: steps(outer)}}
+		if edit, ok := settings["edit"].(map[string]any); ok {
+			epochs, _ := edit["epochs"].(int64)
+			r.Edit.Epochs = int(max(0, epochs))
+		}
+		return Unlearn, method, r.TotalSteps()
 	}
 	if _, ok := settings["batch_size"]; ok {
 		return Finetune, method, steps(settings)
