@@ -14,7 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/resalign/resalign/audit/protocol"
+	"github.com/resalign/resalign/protocol"
 	"github.com/resalign/resalign/generate"
 	"github.com/resalign/resalign/plan"
 	"github.com/resalign/resalign/recipe"

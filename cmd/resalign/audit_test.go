@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/resalign/resalign/audit/protocol"
+	"github.com/resalign/resalign/protocol"
 	"github.com/resalign/resalign/generate"
 	"github.com/resalign/resalign/mini"
 	"github.com/resalign/resalign/recipe"
