@@ -14,9 +14,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/resalign/resalign/protocol"
 	"github.com/resalign/resalign/generate"
 	"github.com/resalign/resalign/plan"
+	"github.com/resalign/resalign/protocol"
 	"github.com/resalign/resalign/recipe"
 	"github.com/resalign/resalign/train"
 )

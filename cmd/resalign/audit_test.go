@@ -8,9 +8,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/resalign/resalign/protocol"
 	"github.com/resalign/resalign/generate"
 	"github.com/resalign/resalign/mini"
+	"github.com/resalign/resalign/protocol"
 	"github.com/resalign/resalign/recipe"
 )
 

@@ -67,7 +67,7 @@ type diagnosis struct {
 	Memory  int64             `json:"memory_bytes,omitempty"`
 	Free    int64             `json:"memory_available_bytes,omitempty"`
 	Engines []engineDiagnosis `json:"engines"`
-	Auto    string            `json:"auto"`    // the engine that --engine auto takes
+	Auto    string            `json:"auto"` // the engine that --engine auto takes
 	Because string            `json:"auto_reason"`
 	Plugins []plugins.Place   `json:"plugins"` // where XLA plugins were looked for
 	Missing []string          `json:"missing"`
