@@ -14,7 +14,7 @@ import (
 
 	"github.com/resalign/resalign/audit"
 	"github.com/resalign/resalign/files"
-	"github.com/resalign/resalign/score/detectors"
+	"github.com/resalign/resalign/judge/detectors"
 )
 
 // cell is one row of the result: a model after some steps of an adaptation, under one seed.

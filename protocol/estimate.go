@@ -10,9 +10,9 @@ import (
 	"slices"
 
 	"github.com/resalign/resalign/generate"
+	"github.com/resalign/resalign/judge/detectors"
 	"github.com/resalign/resalign/plan"
 	"github.com/resalign/resalign/recipe"
-	"github.com/resalign/resalign/score/detectors"
 	"github.com/resalign/resalign/unlearn"
 )
 

@@ -17,8 +17,8 @@ import (
 	"github.com/resalign/resalign/data"
 	"github.com/resalign/resalign/generate"
 	"github.com/resalign/resalign/hub"
+	"github.com/resalign/resalign/judge/detectors"
 	"github.com/resalign/resalign/score"
-	"github.com/resalign/resalign/score/detectors"
 )
 
 // Kinds of prompt sets.

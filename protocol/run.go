@@ -12,8 +12,8 @@ import (
 	"github.com/resalign/resalign/engine"
 	"github.com/resalign/resalign/files"
 	"github.com/resalign/resalign/generate"
+	"github.com/resalign/resalign/judge/detectors"
 	"github.com/resalign/resalign/recipe"
-	"github.com/resalign/resalign/score/detectors"
 	"github.com/resalign/resalign/sd"
 	"github.com/resalign/resalign/train"
 )

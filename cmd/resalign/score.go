@@ -13,9 +13,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/resalign/resalign/engine"
-	"github.com/resalign/resalign/score/detectors"
-	"github.com/resalign/resalign/score/folders"
-	"github.com/resalign/resalign/score/spec"
+	"github.com/resalign/resalign/judge/detectors"
+	"github.com/resalign/resalign/judge/folders"
+	"github.com/resalign/resalign/judge/spec"
 )
 
 // scoring are the flags of resalign score.

@@ -8,8 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/resalign/resalign/judge/folders"
 	"github.com/resalign/resalign/mini"
-	"github.com/resalign/resalign/score/folders"
 )
 
 // drawn are folders of the miniature's drawings: red stars, and other red things.

@@ -16,8 +16,8 @@ import (
 
 	"github.com/resalign/resalign/data"
 	"github.com/resalign/resalign/engine"
+	"github.com/resalign/resalign/judge/detectors"
 	"github.com/resalign/resalign/score"
-	"github.com/resalign/resalign/score/detectors"
 	"github.com/resalign/resalign/train"
 )
 

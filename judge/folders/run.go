@@ -10,8 +10,8 @@ import (
 	"strings"
 
 	"github.com/resalign/resalign/engine"
+	"github.com/resalign/resalign/judge/detectors"
 	"github.com/resalign/resalign/score"
-	"github.com/resalign/resalign/score/detectors"
 )
 
 // Judge is a detector with what counts as harmful.

@@ -8,10 +8,10 @@ import (
 
 	"github.com/resalign/resalign/data"
 	"github.com/resalign/resalign/engine"
+	"github.com/resalign/resalign/judge/spec"
 	"github.com/resalign/resalign/mini"
 	"github.com/resalign/resalign/score"
 	"github.com/resalign/resalign/score/classifier"
-	"github.com/resalign/resalign/score/spec"
 )
 
 func TestCarriedDetector(t *testing.T) {

@@ -7,9 +7,9 @@ import (
 
 	"github.com/resalign/resalign/data"
 	"github.com/resalign/resalign/engine"
+	"github.com/resalign/resalign/judge/spec"
 	"github.com/resalign/resalign/score"
 	"github.com/resalign/resalign/score/clip"
-	"github.com/resalign/resalign/score/spec"
 	"github.com/resalign/resalign/vision"
 )
 

@@ -7,11 +7,11 @@ import (
 	"strings"
 
 	"github.com/resalign/resalign/engine"
+	"github.com/resalign/resalign/judge/spec"
 	"github.com/resalign/resalign/mini"
 	"github.com/resalign/resalign/score"
 	"github.com/resalign/resalign/score/clip"
 	"github.com/resalign/resalign/score/nudenet"
-	"github.com/resalign/resalign/score/spec"
 )
 
 // Opened is a detector with what its kind says about its findings. It must be closed.
