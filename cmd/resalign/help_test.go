@@ -153,7 +153,7 @@ func TestUsageErrors(t *testing.T) {
 		{[]string{"finetune", "--model", tinyModel, "--out", out}, []string{"--data must be given"}},
 		{tune("--method", "lokr"), []string{`"lokr" is not known`, "dreambooth"}},
 		{tune("--batch-size", "0"), []string{"--batch-size: 0", "at least 1"}},
-		{tune("--prior", "x"), []string{"--prior: ", "only for method dreambooth"}},
+		{tune("--prior", "x"), []string{"--prior: ", "only for methods dreambooth, custom and svdiff"}},
 		{tune("--ratio", "0.5"), []string{"--ratio: 0.5 needs contaminate"}},
 		{tune("--contaminate", "x"), []string{"--ratio: 0 must be above 0"}},
 		{tune("--contaminate", "x", "--ratio", "0.5", "--method", "dreambooth"), []string{"--contaminate: ", "does not go with method dreambooth"}},
