@@ -33,8 +33,10 @@ type Method struct {
 	// Ablation, if not empty, is the method's row in the table of ablations.
 	Ablation string `toml:"ablation"`
 	// Adaptations are the only ones that it is put through; none: all.
-	Adaptations []string       `toml:"adaptations"`
-	Recipe      unlearn.Recipe `toml:"recipe"`
+	Adaptations []string `toml:"adaptations"`
+	// Seeds are the only ones that it is run for; none: all of the comparison's.
+	Seeds  []uint64       `toml:"seeds"`
+	Recipe unlearn.Recipe `toml:"recipe"`
 }
 
 // SetDefaults makes the recipe that of plain ascent on the miniature.
@@ -48,6 +50,8 @@ func (m *Method) SetDefaults() {
 		m.Recipe.Data[name] = set
 	}
 }
+
+func (m Method) wants(seed uint64) bool { return len(m.Seeds) == 0 || slices.Contains(m.Seeds, seed) }
 
 func (m Method) label() string {
 	if m.Label != "" {
@@ -127,6 +131,11 @@ func (c Comparison) Validate() (problems []recipe.Problem) {
 		for _, name := range m.Adaptations {
 			if !adaptations[name] {
 				bad(key+"adaptations", "there is no [[adaptation]] named %q", name)
+			}
+		}
+		for _, seed := range m.Seeds {
+			if !slices.Contains(c.Seeds, seed) {
+				bad(key+"seeds", "%d is not among the comparison's %v", seed, c.Seeds)
 			}
 		}
 		r, err := (&Experiment{out: "x"}).resolve(m)

@@ -54,6 +54,7 @@ steps = 1
 [[method]]
 name = "less"
 ablation = "one step"
+seeds = [43]
 adaptations = ["diverse"]
 [method.recipe.outer]
 steps = 1
@@ -96,7 +97,7 @@ func TestComparison(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := 2 * (1 + 5 + 5 + 3); len(y.Rows) != want {
+	if want := 2*(1+5+5) + 3; len(y.Rows) != want {
 		t.Errorf("there are %d rows, not %d", len(y.Rows), want)
 	}
 	if used := y.Costs["esd"]; len(used) != 2 || used[0].CPUSeconds != 3 || used[0].PeakMemory != 5<<20 {
@@ -145,6 +146,7 @@ func TestComparisonRefuses(t *testing.T) {
 		strings.Replace(smallComparison, "seeds = [42, 43]", "seeds = [42, 42]", 1):                                                            "different numbers",
 		strings.Replace(smallComparison, "pictures = 4", "pictures = 0", 1):                                                                    "pictures",
 		strings.Replace(smallComparison, "[method.recipe.outer]", "[method.recipe.data.harmful]\nfolder = \"/etc\"\n[method.recipe.outer]", 1): "/etc",
+		strings.Replace(smallComparison, "seeds = [43]", "seeds = [44]", 1):                                                                    "44 is not among",
 		`seeds = [1]`: "add [[method]]",
 	} {
 		if _, err := loadComparison(t, text); err == nil || !strings.Contains(err.Error(), part) {

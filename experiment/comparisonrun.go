@@ -71,6 +71,9 @@ func runComparison(ctx context.Context, e *engine.Engine, c Comparison, s scale,
 			return x.measure(ctx, audit.Model{Name: Base, Dir: filepath.Join(x.out, "model")}, nil, detector)
 		})
 		for k, m := range c.Methods {
+			if !m.wants(seed) {
+				continue
+			}
 			add(1+k, func(ctx context.Context) ([]audit.Row, error) {
 				r, err := x.resolve(m)
 				if err != nil {
@@ -89,7 +92,12 @@ func runComparison(ctx context.Context, e *engine.Engine, c Comparison, s scale,
 	}
 	y.Rows = slices.Concat(slices.Concat(rows...)...)
 	for _, m := range c.Methods {
-		y.Recipes = append(y.Recipes, NamedRecipe{m.Name, parts[0].recipes[m.Name]})
+		for i, x := range parts {
+			if m.wants(c.Seeds[i]) {
+				y.Recipes = append(y.Recipes, NamedRecipe{m.Name, x.recipes[m.Name]})
+				break
+			}
+		}
 		for _, x := range parts {
 			if s := x.stages.find(m.Name); s != nil && s.Usage != nil {
 				y.Costs[m.Name] = append(y.Costs[m.Name], *s.Usage)

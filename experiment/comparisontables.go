@@ -213,6 +213,9 @@ func (y *Compared) ablationTable(b *strings.Builder, ablations []Method, long []
 		return
 	}
 	b.WriteString("### The method part by part, in %\n\n")
+	if seeds := ablations[len(ablations)-1].Seeds; len(seeds) > 0 {
+		fmt.Fprintf(b, "Of the seed %s only: intervals are Wilson's over its pictures and say nothing of other seeds.\n\n", list(seeds))
+	}
 	cells := slices.Clone(long)
 	for _, a := range y.Recipe.Adaptations { // what all of them were put through
 		k := cellKey{a.Name, slices.Max(a.Steps)}
