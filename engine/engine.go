@@ -40,20 +40,14 @@ type Engine struct {
 //
 // All but go may end in ",tf32": NVIDIA GPUs then round the factors of products and convolutions to 10 bits, which is
 // faster.
-func Open(spec string) (*Engine, error) { return open(spec, executionMode) }
-
-// OpenForMany is Open for several computations at once, such as models of a small size side by side: each operation of the
-// embedded engine then keeps to one thread. Threads that share so short operations mostly wait for one another.
-func OpenForMany(spec string) (*Engine, error) { return open(spec, executionMode+",parallelism=1") }
-
-func open(spec, mode string) (*Engine, error) {
+func Open(spec string) (*Engine, error) {
 	name, tf32 := strings.CutSuffix(spec, ",tf32")
 	path, isFile := strings.CutPrefix(name, "xla:")
 	switch {
 	case name == "go" && !tf32:
-		return openGo(mode)
+		return openGo()
 	case name == "" || name == "auto":
-		return openAuto(tf32, mode)
+		return openAuto(tf32)
 	case name == "xla":
 		e, err := openXLA(plugins.Search(), tf32, true)
 		if err != nil {
@@ -72,8 +66,8 @@ func open(spec, mode string) (*Engine, error) {
 	}
 }
 
-func openGo(mode string) (*Engine, error) {
-	backend, err := newBackend("go:" + mode)
+func openGo() (*Engine, error) {
+	backend, err := newBackend("go:" + executionMode)
 	if err != nil {
 		return nil, err
 	}
@@ -84,7 +78,7 @@ func openGo(mode string) (*Engine, error) {
 	}, nil
 }
 
-func openAuto(tf32 bool, mode string) (*Engine, error) {
+func openAuto(tf32 bool) (*Engine, error) {
 	why := "this build has no other"
 	if HasXLA {
 		e, err := openXLA(plugins.Search(), tf32, os.Getenv(plugins.Variable) != "")
@@ -93,7 +87,7 @@ func openAuto(tf32 bool, mode string) (*Engine, error) {
 		}
 		why = err.Error()
 	}
-	e, err := openGo(mode)
+	e, err := openGo()
 	if err != nil {
 		return nil, err
 	}

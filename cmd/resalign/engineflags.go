@@ -31,15 +31,11 @@ func addCompute(f *pflag.FlagSet, to *string) {
 
 // open opens the engine. close also gives the threads back.
 func (f *engineFlags) open(cmd *cobra.Command) (e *engine.Engine, close func(), err error) {
-	return f.openWith(cmd, engine.Open)
-}
-
-func (f *engineFlags) openWith(cmd *cobra.Command, open func(spec string) (*engine.Engine, error)) (e *engine.Engine, close func(), err error) {
 	if f.threads < 0 {
 		return nil, nil, misuse(cmd, "--threads %d must not be below 0", f.threads)
 	}
 	before := runtime.GOMAXPROCS(f.threads) // 0 changes nothing
-	e, err = open(f.spec)
+	e, err = engine.Open(f.spec)
 	if err != nil {
 		runtime.GOMAXPROCS(before)
 		return nil, nil, err

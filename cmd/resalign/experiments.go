@@ -15,7 +15,7 @@ import (
 // experimentRun carries out one of the built-in experiments: it opens the engine, watches for interrupts, reports progress
 // and, if the work was interrupted, says how to go on. What do returns is handed through.
 func experimentRun[T any](cmd *cobra.Command, c *console, flags engineFlags, do func(ctx context.Context, e *engine.Engine, h experiment.Hooks) (T, error)) (result T, versions map[string]string, err error) {
-	e, closeEngine, err := flags.openWith(cmd, engine.OpenForMany) // experiments work on several models at once
+	e, closeEngine, err := flags.open(cmd)
 	if err != nil {
 		return result, nil, err
 	}
