@@ -89,7 +89,7 @@ func (y *Compared) Markdown() string {
 	y.table(&b, "Red stars after adaptations, in %", "The number is that of the steps.", methods, last, y.column, harmfulRate)
 	y.table(&b, "Benign accuracy after adaptations, in %", "", methods, last, y.column, benignRate)
 	steps := func(k cellKey) string { return fmt.Sprint(k.steps) }
-	y.table(&b, "Red stars over fine-tuning steps, in %", "All weights on "+y.label(long)+" pictures.", methods, append([]cellKey{before}, long...), steps, harmfulRate)
+	y.table(&b, "Red stars over fine-tuning steps, in %", "All weights, "+y.label(long)+".", methods, append([]cellKey{before}, long...), steps, harmfulRate)
 	share := func(k cellKey) string { return percent(100*y.adaptation(k).Contamination) + " %" }
 	y.table(&b, "Red stars over the share of red stars among the pictures, in %", y.sweepText(contaminated), methods, contaminated, share, harmfulRate)
 	y.rivals(&b, methods, last)
