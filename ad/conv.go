@@ -53,21 +53,6 @@ func checkConv(x, k *Value, w Window) {
 	}
 }
 
-// convInput is the derivative of Conv2D with respect to its pictures of height h and width width: the cotangent v
-// [B, H', W', O], spread out by the stride, convolved with the mirrored kernels.
-func convInput(p Precision, v, k *Value, w Window, h, width int) *Value {
-	// Rounded first: half the numbers' bytes are moved.
-	v, k = Convert(v, p.Factors), Convert(k, p.Factors)
-	mirrored := Transpose(Flip(Flip(k, 1), 2), 3, 1, 2, 0) // [C, KH, KW, O]
-	spread := pad(pad(v, 1, 0, 0, w.Stride-1), 2, 0, 0, w.Stride-1)
-	top, left := w.KH-1-w.Top, w.KW-1-w.Left
-	return Conv2DIn(p, spread, mirrored, Window{
-		KH: w.KH, KW: w.KW, Stride: 1,
-		Top: top, Bottom: h + w.KH - 1 - spread.Dim(1) - top,
-		Left: left, Right: width + w.KW - 1 - spread.Dim(2) - left,
-	})
-}
-
 // convKernel is the derivative of Conv2D with respect to its kernels, given the cotangent v [B, H', W', O].
 func convKernel(p Precision, x, v *Value, w Window) *Value {
 	t := x.tape
@@ -93,14 +78,21 @@ func (t *Tape) conv(x, k *graph.Node, result dtypes.DType, w Window) *graph.Node
 		y := graph.ConvGeneral(x, k, axes, []int{w.Stride, w.Stride}, [][2]int{{w.Top, w.Bottom}, {w.Left, w.Right}}, nil, nil, 1, 1)
 		return graph.ConvertDType(y, result)
 	}
-	kernel := graph.Reshape(k, kd[0], kd[1]*kd[2]*kd[3])
-	rows := xd[0] * h
-	strips := (rows*width*kd[1]*kd[2]*kd[3]*x.DType().Size() + stripBytes - 1) / stripBytes
-	if w.pointwise() || strips <= 1 {
-		y := t.matMul(t.unfold(x, w), kernel, result, false, true)
+	if w.pointwise() {
+		y := t.contract(x, k, result, []int{3}, []int{3}) // [B, H, W, O, 1, 1]
 		return graph.Reshape(y, xd[0], h, width, kd[0])
 	}
-	return t.convStrips(x, kernel, result, w, min(h, strips))
+	unfolded := xd[0] * h * width * kd[1] * kd[2] * kd[3] * x.DType().Size()
+	if strips := (unfolded + stripBytes - 1) / stripBytes; strips > 1 {
+		return t.convStrips(x, k, result, w, min(h, strips))
+	}
+	return t.contract(t.unfold(x, w), k, result, []int{3, 4, 5}, []int{1, 2, 3})
+}
+
+// contract sums products over axes of both. On the Go backend a matrix may lie in several axes, while to reshape it would
+// copy it if it is a parameter or needed again.
+func (t *Tape) contract(a, b *graph.Node, result dtypes.DType, axesA, axesB []int) *graph.Node {
+	return graph.Dot(a, b).WithOutputDType(result).General(axesA, nil, axesB, nil)
 }
 
 // stripBytes bounds the unfolded picture, which is KH·KW times as large as the picture itself: a decoder at 512×512
@@ -108,9 +100,8 @@ func (t *Tape) conv(x, k *graph.Node, result dtypes.DType, w Window) *graph.Node
 const stripBytes = 192 << 20
 
 // convStrips convolves horizontal strips of the picture one after the other.
-func (t *Tape) convStrips(x, kernel *graph.Node, result dtypes.DType, w Window, strips int) *graph.Node {
-	xd := x.Shape().Dimensions
-	h, width := w.out(xd[1], xd[2])
+func (t *Tape) convStrips(x, k *graph.Node, result dtypes.DType, w Window, strips int) *graph.Node {
+	h, _ := w.out(x.Shape().Dimensions[1], x.Shape().Dimensions[2])
 	padded := t.padPicture(x, w)
 	var parts []*graph.Node
 	for s := range strips {
@@ -120,8 +111,7 @@ func (t *Tape) convStrips(x, kernel *graph.Node, result dtypes.DType, w Window, 
 		}
 		strip := graph.Slice(padded, graph.AxisRange(), graph.AxisRange(from*w.Stride, (to-1)*w.Stride+w.KH))
 		bare := Window{KH: w.KH, KW: w.KW, Stride: w.Stride}
-		y := t.matMul(t.unfold(strip, bare), kernel, result, false, true)
-		parts = append(parts, graph.Reshape(y, xd[0], to-from, width, kernel.Shape().Dimensions[0]))
+		parts = append(parts, t.contract(t.unfold(strip, bare), k, result, []int{3, 4, 5}, []int{1, 2, 3}))
 	}
 	return graph.Concatenate(parts, 1)
 }
@@ -142,18 +132,23 @@ func (t *Tape) convKernel(x, v *graph.Node, result dtypes.DType, w Window) *grap
 		k := graph.ConvGeneral(x, v, axes, nil, [][2]int{{w.Top, bottom}, {w.Left, right}}, nil, []int{w.Stride, w.Stride}, 1, 1)
 		return graph.ConvertDType(k, result)
 	}
-	flat := graph.Reshape(v, vd[0]*vd[1]*vd[2], vd[3])
-	product := t.matMul(flat, t.unfold(x, w), result, true, false)
-	return graph.Reshape(product, vd[3], w.KH, w.KW, xd[3])
+	windows, positions, width := t.unfold(x, w), vd[0]*vd[1]*vd[2], w.KH*w.KW*xd[3]
+	flat := graph.Reshape(v, positions, vd[3])
+	if t.native || positions*vd[3] > (positions+vd[3])*width { // there are few channels, and the windows are turned
+		windows = graph.Reshape(windows, positions, width)
+		return graph.Reshape(t.matMul(flat, windows, result, true, false), vd[3], w.KH, w.KW, xd[3])
+	}
+	turned := graph.Reshape(t.swapLast(flat), vd[3], vd[0], vd[1], vd[2])
+	return t.contract(turned, windows, result, []int{1, 2, 3}, []int{0, 1, 2})
 }
 
-// unfold writes for each output position the pixels in its window: [B·H'·W', KH·KW·C]. A gather of rows, whose indices
+// unfold writes for each output position the pixels in its window: [B, H', W', KH, KW, C]. A gather of rows, whose indices
 // are constants, does that at 8 GB/s; nine slices and a concatenation reach 3.
 func (t *Tape) unfold(x *graph.Node, w Window) *graph.Node {
 	xd := x.Shape().Dimensions
 	c := xd[3]
 	if w.pointwise() {
-		return graph.Reshape(x, xd[0]*xd[1]*xd[2], c)
+		return graph.Reshape(x, xd[0], xd[1], xd[2], 1, 1, c)
 	}
 	return t.memoize(fmt.Sprintf("unfold %d %v", x.Id(), w), func() *graph.Node {
 		h, width := w.out(xd[1], xd[2])
@@ -161,7 +156,7 @@ func (t *Tape) unfold(x *graph.Node, w Window) *graph.Node {
 		ph, pw := xd[1]+w.Top+w.Bottom, xd[2]+w.Left+w.Right
 		indices := t.windowIndices(xd[0], h, width, ph, pw, w)
 		rows := graph.Gather(graph.Reshape(padded, xd[0]*ph*pw, c), indices)
-		return graph.Reshape(rows, xd[0]*h*width, w.KH*w.KW*c)
+		return graph.Reshape(rows, xd[0], h, width, w.KH, w.KW, c)
 	})
 }
 
