@@ -5,11 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"image"
-	"image/jpeg"
 	"image/png"
 	"io"
 
 	"golang.org/x/image/webp"
+
+	"github.com/resalign/resalign/data/jpeg"
 )
 
 // MaxPixels is the largest picture that is decoded, told from its header before anything is allocated for it.
@@ -29,21 +30,30 @@ func NewRGB(width, height int) *RGB {
 // format is a picture format, recognised by content whatever the file is called.
 type format struct {
 	matches func(file []byte) bool
-	config  func(io.Reader) (image.Config, error)
-	decode  func(io.Reader) (image.Image, error)
+	size    func(file []byte) (Size, error)
+	decode  func(file []byte) (*RGB, error)
 	// pixelsPerByte bounds what a file can honestly hold, so that a small file with a large header allocates nothing.
-	// PNG: deflate packs at most 1032:1, and a byte has at most eight 1-bit pixels. JPEG: each 8×8 block of the finest
-	// component costs at least one bit. WebP has no such bound: one colour fills a picture of any size in a few bytes.
+	// PNG: deflate packs at most 1032:1, and a byte has at most eight 1-bit pixels. JPEG: its decoder counts blocks. WebP
+	// has no such bound: one colour fills a picture of any size in a few bytes.
 	pixelsPerByte int
-	studio        bool // see flattenYCbCr
 }
 
 var formats = []format{
-	{func(f []byte) bool { return bytes.HasPrefix(f, []byte("\x89PNG\r\n\x1a\n")) }, png.DecodeConfig, png.Decode, 8 * 1032, false},
-	{func(f []byte) bool { return bytes.HasPrefix(f, []byte{0xff, 0xd8, 0xff}) }, jpeg.DecodeConfig, jpeg.Decode, 8 * 64, false},
+	{func(f []byte) bool { return bytes.HasPrefix(f, []byte("\x89PNG\r\n\x1a\n")) }, sizeBy(png.DecodeConfig), decodeBy(png.Decode), 8 * 1032},
+	{func(f []byte) bool { return bytes.HasPrefix(f, []byte{0xff, 0xd8, 0xff}) }, sizeOfJPEG, decodeJPEG, MaxPixels},
 	{func(f []byte) bool {
 		return len(f) >= 12 && string(f[:4]) == "RIFF" && string(f[8:12]) == "WEBP"
-	}, webp.DecodeConfig, webp.Decode, MaxPixels, true},
+	}, sizeBy(webp.DecodeConfig), decodeBy(webp.Decode), MaxPixels},
+}
+
+func sizeOfJPEG(file []byte) (Size, error) {
+	h, err := jpeg.ReadHeader(file)
+	return Size{h.Width, h.Height}, err
+}
+
+func decodeJPEG(file []byte) (*RGB, error) {
+	h, pixels, err := jpeg.Decode(file)
+	return &RGB{h.Width, h.Height, pixels}, err
 }
 
 // decodeHeader recognises the format of a picture file and checks its size.
@@ -58,21 +68,21 @@ func readHeader(name string, file []byte) (format, Size, error) {
 		if !f.matches(file) {
 			continue
 		}
-		config, err := guarded(f.config, file)
+		size, err := f.size(file)
 		if err != nil {
-			return f, Size{}, fmt.Errorf("%s cannot be decoded: %w; replace or remove it", name, plainly(err))
+			return f, Size{}, fmt.Errorf("%s cannot be decoded: %w; replace or remove it", name, err)
 		}
 		// The formats allow at most 32 bits a side, so the product cannot overflow.
-		pixels := uint64(config.Width) * uint64(config.Height)
+		pixels := uint64(size.Width) * uint64(size.Height)
 		switch {
 		case pixels == 0:
-			return f, Size{}, fmt.Errorf("%s is %d×%d and has no pixels; replace or remove it", name, config.Width, config.Height)
+			return f, Size{}, fmt.Errorf("%s is %d×%d and has no pixels; replace or remove it", name, size.Width, size.Height)
 		case pixels > MaxPixels:
-			return f, Size{}, fmt.Errorf("%s is %d×%d, over the limit of %d megapixels; shrink it", name, config.Width, config.Height, MaxPixels/1_000_000)
+			return f, Size{}, fmt.Errorf("%s is %d×%d, over the limit of %d megapixels; shrink it", name, size.Width, size.Height, MaxPixels/1_000_000)
 		case pixels > uint64(len(file))*uint64(f.pixelsPerByte):
-			return f, Size{}, fmt.Errorf("%s cannot be decoded: %d bytes are too few for %d×%d; replace or remove it", name, len(file), config.Width, config.Height)
+			return f, Size{}, fmt.Errorf("%s cannot be decoded: %d bytes are too few for %d×%d; replace or remove it", name, len(file), size.Width, size.Height)
 		}
-		return f, Size{config.Width, config.Height}, nil
+		return f, size, nil
 	}
 	return format{}, Size{}, fmt.Errorf("%s is not a PNG, JPEG or WebP picture; convert or remove it", name)
 }
@@ -85,11 +95,29 @@ func Decode(name string, file []byte) (*RGB, error) {
 	if err != nil {
 		return nil, err
 	}
-	img, err := guarded(f.decode, file)
+	picture, err := f.decode(file)
 	if err != nil {
-		return nil, fmt.Errorf("%s cannot be decoded: %w; replace or remove it", name, plainly(err))
+		return nil, fmt.Errorf("%s cannot be decoded: %w; replace or remove it", name, err)
 	}
-	return flatten(img, f.studio).upright(orientation(file)), nil
+	return picture.upright(orientation(file)), nil
+}
+
+// sizeBy and decodeBy adapt the decoders of libraries.
+func sizeBy(config func(io.Reader) (image.Config, error)) func([]byte) (Size, error) {
+	return func(file []byte) (Size, error) {
+		c, err := guarded(config, file)
+		return Size{c.Width, c.Height}, err
+	}
+}
+
+func decodeBy(decode func(io.Reader) (image.Image, error)) func([]byte) (*RGB, error) {
+	return func(file []byte) (*RGB, error) {
+		img, err := guarded(decode, file)
+		if err != nil {
+			return nil, err
+		}
+		return flatten(img), nil
+	}
 }
 
 // guarded runs a decoder of a library that has panicked on malformed files before, and turns that into an error.
@@ -97,6 +125,9 @@ func guarded[T any](decode func(io.Reader) (T, error), file []byte) (out T, err 
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("malformed picture (%v)", r)
+		}
+		if err != nil {
+			err = plainly(err)
 		}
 	}()
 	return decode(bytes.NewReader(file))
@@ -110,8 +141,8 @@ func plainly(err error) error {
 	return fmt.Errorf("the file is damaged or truncated (%w)", err)
 }
 
-// flatten converts a decoded picture to RGB on white; for studio see flattenYCbCr.
-func flatten(img image.Image, studio bool) *RGB {
+// flatten converts a decoded picture to RGB on white.
+func flatten(img image.Image) *RGB {
 	bounds := img.Bounds()
 	out := NewRGB(bounds.Dx(), bounds.Dy())
 	i := 0
@@ -122,9 +153,9 @@ func flatten(img image.Image, studio bool) *RGB {
 	// Most pictures are of these kinds; the last case is right for all others and ten times slower.
 	switch img := img.(type) {
 	case *image.YCbCr:
-		return flattenYCbCr(img, studio)
+		return flattenLossyWebP(img)
 	case *image.NYCbCrA:
-		opaque := flattenYCbCr(&img.YCbCr, studio)
+		opaque := flattenLossyWebP(&img.YCbCr)
 		for i := range opaque.Pix {
 			x, y := i/3%opaque.Width, i/3/opaque.Width
 			opaque.Pix[i] = onWhite(opaque.Pix[i], img.A[img.AOffset(bounds.Min.X+x, bounds.Min.Y+y)])

@@ -57,7 +57,7 @@ func Grid(pictures []*RGB, columns int, labels []string) (*RGB, error) {
 			pen.DrawString(cut(labels[i], width/basicfont.Face7x13.Advance))
 		}
 	}
-	return flatten(canvas, false), nil
+	return flatten(canvas), nil
 }
 
 // cut shortens a label to a number of characters.

@@ -120,7 +120,7 @@ func (d *decoder) tensor(message []byte) (*array, string, error) {
 			if externals++; externals > 16 {
 				return errors.New("a tensor has more than 16 notes on where its numbers are")
 			}
-			return externalEntry(f, external)
+			return f.entry("external_data", external)
 		case 14:
 			return f.integer("data_location", &location)
 		}
@@ -165,24 +165,6 @@ func (d *decoder) tensor(message []byte) (*array, string, error) {
 		return nil, name, fmt.Errorf("the tensor %q of shape %v has no numbers", name, a.dims)
 	}
 	return a, name, a.adopt(name, floats, ints, size)
-}
-
-func externalEntry(f field, to map[string]string) error {
-	if err := f.want(blob, "external_data"); err != nil {
-		return err
-	}
-	var key, value string
-	err := fields(f.bytes, func(f field) error {
-		switch f.number {
-		case 1:
-			return f.text("key", &key)
-		case 2:
-			return f.text("value", &value)
-		}
-		return nil
-	})
-	to[key] = value
-	return err
 }
 
 // external reads the numbers of a tensor from another file in the model's folder.

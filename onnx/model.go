@@ -149,7 +149,7 @@ func (d *decoder) read(content []byte) error {
 		case 8:
 			return d.opset(f)
 		case 14:
-			return d.property(f)
+			return f.entry("metadata_props", d.model.Metadata)
 		}
 		return nil
 	})
@@ -237,21 +237,3 @@ func (d *decoder) opset(f field) error {
 }
 
 func standardDomain(domain string) bool { return domain == "" || domain == "ai.onnx" }
-
-func (d *decoder) property(f field) error {
-	if err := f.want(blob, "metadata_props"); err != nil {
-		return err
-	}
-	var key, value string
-	err := fields(f.bytes, func(f field) error {
-		switch f.number {
-		case 1:
-			return f.text("key", &key)
-		case 2:
-			return f.text("value", &value)
-		}
-		return nil
-	})
-	d.model.Metadata[key] = value
-	return err
-}

@@ -155,3 +155,22 @@ func (f field) doubles(name string, to *[]float32) error {
 	}
 	return nil
 }
+
+// entry sets the value of a key (StringStringEntryProto).
+func (f field) entry(name string, to map[string]string) error {
+	if err := f.want(blob, name); err != nil {
+		return err
+	}
+	var key, value string
+	err := fields(f.bytes, func(f field) error {
+		switch f.number {
+		case 1:
+			return f.text("key", &key)
+		case 2:
+			return f.text("value", &value)
+		}
+		return nil
+	})
+	to[key] = value
+	return err
+}

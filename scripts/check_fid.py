@@ -185,7 +185,7 @@ if __name__ == "__main__":
     parser.add_argument("--program", default="bin/resalign")
     parser.add_argument("--keep", help="folder for pictures and weights (default: a temporary one)")
     parser.add_argument("--count", type=int, default=60, help="pictures in each folder")
-    parser.add_argument("--format", default="png", choices=["png", "jpg"])
+    parser.add_argument("--format", default="png", choices=["png", "jpg", "webp"])
     args = parser.parse_args()
     torch.manual_seed(0)
     fixtures() if args.what == "fixtures" else compare(args.program, args.keep, args.count, args.format)

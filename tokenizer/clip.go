@@ -18,6 +18,27 @@ import (
 //go:embed clip_merges.txt.gz
 var clipMerges []byte
 
+// CLIP is the tokenizer that all published models of Stable Diffusion and OpenAI's CLIP models share, from the vocabulary
+// that the program carries; no file is read. For padding see [WriteCLIP].
+func CLIP(padding string) (*Tokenizer, error) {
+	const own = "the program's own vocabulary"
+	lines, tokens, err := clipVocabulary()
+	if err != nil {
+		return nil, err
+	}
+	vocab := &vocabulary{file: own, ids: make(map[string]int32, len(tokens)), merges: mergeList{file: own}, added: map[string]addedToken{}}
+	for id, token := range tokens {
+		vocab.ids[token] = int32(id)
+	}
+	for line := range strings.Lines(string(lines)) {
+		left, right, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		vocab.merges.pairs = append(vocab.merges.pairs, [2]string{left, right})
+	}
+	start, end := configuredToken{addedToken{defaultStart, true}, own}, configuredToken{addedToken{defaultEnd, true}, own}
+	pad := configuredToken{addedToken{Content: padding}, "the text encoder"}
+	return assemble(vocab, &settings{dir: own, start: start, end: end, unknown: end, pad: pad, length: defaultLength})
+}
+
 // WriteCLIP writes the tokenizer that all published models of Stable Diffusion share into the folder dir, which must
 // exist: vocab.json, merges.txt, tokenizer_config.json and special_tokens_map.json, as transformers reads them. Prompts
 // are filled up with the token padding: "<|endoftext|>" for OpenAI's text encoder, "!" for OpenCLIP's.

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"reflect"
+	"strings"
 	"testing"
 )
 
@@ -49,6 +51,9 @@ func TestWriteCLIPPads(t *testing.T) {
 		if got.VocabSize() != 49408 || got.Length() != 77 || got.StartID() != 49406 || got.EndID() != 49407 || got.PadID() != id {
 			t.Errorf("padding %q: %d tokens, length %d, start %d, end %d, padding %d", padding, got.VocabSize(), got.Length(), got.StartID(), got.EndID(), got.PadID())
 		}
+		if own, err := CLIP(padding); err != nil || !reflect.DeepEqual(own, got) {
+			t.Errorf("padding %q: without files the tokenizer is another one (%v)", padding, err)
+		}
 		const prompt = "a photo of a Dog, <|endoftext|> naïve café"
 		a, _ := golden.Encode(prompt)
 		b, _ := got.Encode(prompt)
@@ -60,6 +65,9 @@ func TestWriteCLIPPads(t *testing.T) {
 				t.Fatalf("padding %q: token %d is %d instead of %d", padding, i, b[i], a[i])
 			}
 		}
+	}
+	if _, err := CLIP("no such token"); err == nil || !strings.Contains(err.Error(), `no token "no such token"`) {
+		t.Errorf("padding that is no token: %v", err)
 	}
 	if err := WriteCLIP(filepath.Join(t.TempDir(), "absent"), "!"); err == nil {
 		t.Error("an absent folder is no error")

@@ -44,7 +44,12 @@ func Load(dir string) (*Tokenizer, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &Tokenizer{ids: vocab.ids, length: settings.length}
+	return assemble(vocab, settings)
+}
+
+// assemble checks a vocabulary and its settings against each other and makes a tokenizer of them.
+func assemble(vocab *vocabulary, settings *settings) (t *Tokenizer, err error) {
+	t = &Tokenizer{ids: vocab.ids, length: settings.length}
 	if t.composer, err = newComposer(); err != nil {
 		return nil, err
 	}

@@ -106,15 +106,7 @@ func openTokenizer(path string) (*tokenizer.Tokenizer, error) {
 			return tokenizer.Load(dir)
 		}
 	}
-	dir, err := os.MkdirTemp("", "resalign-clip-")
-	if err != nil {
-		return nil, fmt.Errorf("cannot unpack CLIP's vocabulary: %w", err)
-	}
-	defer os.RemoveAll(dir)
-	if err := tokenizer.WriteCLIP(dir, "<|endoftext|>"); err != nil {
-		return nil, err
-	}
-	return tokenizer.Load(dir)
+	return tokenizer.CLIP("<|endoftext|>")
 }
 
 func (m *Model) compile() (err error) {
