@@ -23,10 +23,10 @@ import (
 
 // Tape is one graph under construction.
 type Tape struct {
-	g      *graph.Graph
-	native bool // the backend's convolution and transposes are fast
-	next   int
-	memo   map[string]*graph.Node // constants and unfolded pictures that several operations share
+	g *graph.Graph
+	lowering
+	next int
+	memo map[string]*graph.Node // constants and unfolded pictures that several operations share
 }
 
 // Value is an array in the graph. Values are immutable.
@@ -48,7 +48,7 @@ type Value struct {
 
 // Compile prepares a function written with this package. See engine.Engine.NewFunction.
 func Compile(e *engine.Engine, name string, build func(t *Tape, inputs []*Value) []*Value) (*engine.Function, error) {
-	return compile(e, name, e.NativeConvolutions(), build)
+	return compile(e, name, loweringFor(e), build)
 }
 
 // Shared is Compile for a program that others may need as well: there is one for each key, which must name everything
@@ -57,9 +57,9 @@ func Shared(e *engine.Engine, key, name string, build func(t *Tape, inputs []*Va
 	return e.Shared(key, func() (*engine.Function, error) { return Compile(e, name, build) })
 }
 
-func compile(e *engine.Engine, name string, native bool, build func(t *Tape, inputs []*Value) []*Value) (*engine.Function, error) {
+func compile(e *engine.Engine, name string, l lowering, build func(t *Tape, inputs []*Value) []*Value) (*engine.Function, error) {
 	return e.NewFunction(name, func(g *graph.Graph, nodes []*graph.Node) []*graph.Node {
-		t := NewTape(g, native)
+		t := newTape(g, l)
 		inputs := make([]*Value, len(nodes))
 		for i, n := range nodes {
 			inputs[i] = t.Input(n)
@@ -74,8 +74,20 @@ func compile(e *engine.Engine, name string, native bool, build func(t *Tape, inp
 }
 
 // NewTape starts a graph. native says that the backend's own convolutions and transposes are fast.
-func NewTape(g *graph.Graph, native bool) *Tape {
-	return &Tape{g: g, native: native, memo: map[string]*graph.Node{}}
+func NewTape(g *graph.Graph, native bool) *Tape { return newTape(g, lowering{native: native}) }
+
+func newTape(g *graph.Graph, l lowering) *Tape {
+	return &Tape{g: g, lowering: l, memo: map[string]*graph.Node{}}
+}
+
+// lowering says how operations are written for a backend.
+type lowering struct {
+	native    bool // its own convolutions and transposes are fast
+	processor bool // native, but on a processor, where some shapes of convolutions and products are not
+}
+
+func loweringFor(e *engine.Engine) lowering {
+	return lowering{native: e.NativeConvolutions(), processor: e.Kind() == "xla:cpu"}
 }
 
 // Input makes a value of a graph node: a leaf, through which no derivative is taken further.

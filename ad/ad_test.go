@@ -36,6 +36,9 @@ func float64s(t testing.TB, x *engine.Tensor) []float64 {
 	return out
 }
 
+// lowerings are those of the Go backend, of accelerators, and of XLA on processors.
+var lowerings = []lowering{{}, {native: true}, {native: true, processor: true}}
+
 // A weighted sum of squares of the result makes a scalar whose first and second derivatives see every element.
 func scalar(y *Value) *Value {
 	s := random.New(9, "weights")
@@ -90,20 +93,20 @@ var cases = map[string]struct {
 }
 
 // First derivatives are held against central differences of the value, second ones against central differences of the
-// gradient, all in float64. Both lowerings are tried: the Go backend runs the native one too, only slowly.
+// gradient, all in float64. All lowerings are tried: the Go backend runs those of XLA too, only slowly.
 func TestDerivativesOfEveryOperation(t *testing.T) {
 	for name, c := range cases {
-		for _, native := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s/native=%v", name, native), func(t *testing.T) { checkDerivatives(t, c.shapes, c.f, native) })
+		for _, l := range lowerings {
+			t.Run(fmt.Sprintf("%s/%+v", name, l), func(t *testing.T) { checkDerivatives(t, c.shapes, c.f, l) })
 		}
 	}
 }
 
-func checkDerivatives(t *testing.T, shapes [][]int, f func(in []*Value) *Value, native bool) {
+func checkDerivatives(t *testing.T, shapes [][]int, f func(in []*Value) *Value, l lowering) {
 	e := open(t)
 	defer e.Close()
 	n := len(shapes)
-	fn, err := compile(e, "case", native, func(_ *Tape, in []*Value) []*Value {
+	fn, err := compile(e, "case", l, func(_ *Tape, in []*Value) []*Value {
 		y := scalar(f(in[:n]))
 		return append(append([]*Value{y}, Gradient(y, in[:n]...)...), HessianProduct(y, in[:n], in[n:])...)
 	})
@@ -170,15 +173,17 @@ func TestLoweringsAgree(t *testing.T) {
 		"add middle":        {[][]int{{4, 128, 64}, {4, 1, 64}}, func(in []*Value) *Value { return Add(in[0], in[1]) }},
 		"AᵀB tall A":        {[][]int{{512, 16}, {512, 48}}, func(in []*Value) *Value { return MatMul(in[0], in[1], true, false) }},
 		"AᵀB wide A":        {[][]int{{512, 300}, {512, 8}}, func(in []*Value) *Value { return MatMul(in[0], in[1], true, false) }},
+		"AᵀB broad":         {[][]int{{2, 12, 520}, {2, 12, 3}}, func(in []*Value) *Value { return MatMul(in[0], in[1], true, false) }},
+		"ABᵀ broad":         {[][]int{{2, 12, 3}, {2, 520, 3}}, func(in []*Value) *Value { return MatMul(in[0], in[1], false, true) }},
 		"AᵀB batched":       {[][]int{{2, 64, 48}, {2, 64, 8}}, func(in []*Value) *Value { return MatMul(in[0], in[1], true, false) }},
 	}
 	e := open(t)
 	defer e.Close()
 	for name, c := range shapes {
 		t.Run(name, func(t *testing.T) {
-			var results [2][]float64
-			for k, native := range []bool{false, true} {
-				fn, err := compile(e, name, native, func(_ *Tape, in []*Value) []*Value { return []*Value{c.f(in)} })
+			results := make([][]float64, len(lowerings))
+			for k, l := range lowerings {
+				fn, err := compile(e, name, l, func(_ *Tape, in []*Value) []*Value { return []*Value{c.f(in)} })
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -193,9 +198,11 @@ func TestLoweringsAgree(t *testing.T) {
 				}
 				results[k] = float64s(t, out[0])
 			}
-			for i := range results[0] {
-				if math.Abs(results[0][i]-results[1][i]) > 1e-12*(1+math.Abs(results[1][i])) {
-					t.Fatalf("element %d: %v and %v", i, results[0][i], results[1][i])
+			for k, l := range lowerings {
+				for i, want := range results[0] {
+					if math.Abs(results[k][i]-want) > 1e-12*(1+math.Abs(want)) {
+						t.Fatalf("%+v: element %d is %v, not %v", l, i, results[k][i], want)
+					}
 				}
 			}
 		})
@@ -206,7 +213,7 @@ func TestStripsOfALargePictureEqualTheWhole(t *testing.T) {
 	e := open(t)
 	defer e.Close()
 	for _, w := range []Window{Same(3, 1), Same(3, 2)} {
-		fn, err := compile(e, "strips", false, func(_ *Tape, in []*Value) []*Value {
+		fn, err := compile(e, "strips", lowering{}, func(_ *Tape, in []*Value) []*Value {
 			tape := in[0].tape
 			whole := Conv2D(in[0], in[1], w)
 			return []*Value{whole, tape.Input(tape.convStrips(in[0].node, in[1].node, in[1].DType(), w, 3))}

@@ -10,10 +10,10 @@ import (
 )
 
 // measure times a function of float32 arrays. bytes is what it must at least read and write, flops what it computes.
-func measure(b *testing.B, native bool, bytes, flops float64, shapes [][]int, f func(in []*Value) *Value) {
+func measure(b *testing.B, l lowering, bytes, flops float64, shapes [][]int, f func(in []*Value) *Value) {
 	e := open(b)
 	defer e.Close()
-	fn, err := compile(e, b.Name(), native, func(_ *Tape, in []*Value) []*Value { return []*Value{f(in)} })
+	fn, err := compile(e, b.Name(), l, func(_ *Tape, in []*Value) []*Value { return []*Value{f(in)} })
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -65,12 +65,12 @@ func BenchmarkLowerings(b *testing.B) {
 		{"convolve 3×3 8×32×32×64", 0, 2 * 9 * 64 * 64 * 8 * picture * picture, [][]int{{8, picture, picture, 64}, {64, 3, 3, 64}}, conv},
 	}
 	for _, c := range cases {
-		for _, native := range []bool{false, true} {
-			lowering := "ours"
-			if native {
-				lowering = "its own"
+		for _, l := range lowerings[:2] {
+			name := "ours"
+			if l.native {
+				name = "its own"
 			}
-			b.Run(c.name+"/"+lowering, func(b *testing.B) { measure(b, native, c.bytes, c.flops, c.shapes, c.f) })
+			b.Run(c.name+"/"+name, func(b *testing.B) { measure(b, l, c.bytes, c.flops, c.shapes, c.f) })
 		}
 	}
 }

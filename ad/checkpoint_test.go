@@ -70,13 +70,13 @@ func TestCheckpointChangesNoDerivative(t *testing.T) {
 		},
 	}
 	for name, of := range derivatives {
-		for _, native := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s/native=%v", name, native), func(t *testing.T) {
+		for _, l := range lowerings {
+			t.Run(fmt.Sprintf("%s/%+v", name, l), func(t *testing.T) {
 				e := open(t)
 				defer e.Close()
 				var results [2][]float64
 				for i, run := range []func(func(a, p []*Value) *Value, []*Value, []*Value) *Value{plain, Checkpoint} {
-					f, err := compile(e, "chain", native, func(_ *Tape, in []*Value) []*Value {
+					f, err := compile(e, "chain", l, func(_ *Tape, in []*Value) []*Value {
 						return of(chain(in[:n], run), in[:n], in[n:])
 					})
 					if err != nil {
@@ -109,7 +109,7 @@ func TestCheckpointComputesAgain(t *testing.T) {
 	count := func(run func(func(a, p []*Value) *Value, []*Value, []*Value) *Value, of func(y *Value, x, v []*Value) []*Value) (softmaxes int) {
 		e := open(t)
 		defer e.Close()
-		f, err := compile(e, "chain", false, func(tape *Tape, in []*Value) []*Value {
+		f, err := compile(e, "chain", lowering{}, func(tape *Tape, in []*Value) []*Value {
 			out := of(chain(in[:n], run), in[:n], in[n:])
 			softmaxes = countReachable(Nodes(out), "FusedSoftmax") + countReachable(Nodes(out), "ReduceMax")
 			return out
@@ -155,7 +155,7 @@ func countReachable(outputs []*graph.Node, kind string) (n int) {
 func TestCheckpointWithoutActivations(t *testing.T) {
 	e := open(t)
 	defer e.Close()
-	f, err := compile(e, "chain", false, func(_ *Tape, in []*Value) []*Value {
+	f, err := compile(e, "chain", lowering{}, func(_ *Tape, in []*Value) []*Value {
 		return []*Value{Checkpoint(func(_, p []*Value) *Value { return p[0] }, nil, in)}
 	})
 	if err != nil {

@@ -30,7 +30,7 @@ func (t *Tape) convInput(v, k *graph.Node, result dtypes.DType, w Window, h, wid
 		x := t.contract(v, k, result, []int{3}, []int{0}) // [B, H, W, 1, 1, C]
 		return graph.Reshape(x, vd[0], h, width, kd[3])
 	}
-	if !t.native && vd[0]*vd[1]*vd[2] < kd[0] {
+	if (!t.native || t.processor) && t.deep(vd[0]*vd[1]*vd[2], kd[0]) {
 		return t.fold(v, k, result, w, h, width)
 	}
 	top, left := w.KH-1-w.Top, w.KW-1-w.Left
@@ -58,17 +58,45 @@ func (t *Tape) mirrored(k *graph.Node) *graph.Node {
 func (t *Tape) fold(v, k *graph.Node, result dtypes.DType, w Window, h, width int) *graph.Node {
 	vd, kd := v.Shape().Dimensions, k.Shape().Dimensions
 	positions, window, c := vd[0]*vd[1]*vd[2], w.KH*w.KW, kd[3]
-	// A last position of zeros stands for all that lie outside.
-	zero := graph.ScalarZero(t.g, v.DType())
-	flat := graph.Pad(graph.Reshape(v, positions, kd[0]), zero, compute.PadAxis{End: 1}, compute.PadAxis{})
 	wide := result
 	if wide.IsHalfPrecision() {
 		wide = dtypes.Float32
 	}
+	if t.native {
+		return graph.ConvertDType(t.foldSlices(t.contract(v, k, wide, []int{3}, []int{0}), w, h, width), result)
+	}
+	// A last position of zeros stands for all that lie outside.
+	zero := graph.ScalarZero(t.g, v.DType())
+	flat := graph.Pad(graph.Reshape(v, positions, kd[0]), zero, compute.PadAxis{End: 1}, compute.PadAxis{})
 	products := t.contract(flat, k, wide, []int{1}, []int{0}) // [positions + 1, KH, KW, C]
 	rows := graph.Gather(graph.Reshape(products, (positions+1)*window, c), t.foldIndices(vd[0], vd[1], vd[2], h, width, w))
 	sum := graph.ReduceSum(graph.Reshape(rows, vd[0]*h*width, window, c), 1)
 	return graph.ConvertDType(graph.Reshape(sum, vd[0], h, width, c), result)
+}
+
+// foldSlices is fold by slices, paddings and sums of products [B, H', W', KH, KW, C], which XLA makes one loop of.
+func (t *Tape) foldSlices(products *graph.Node, w Window, h, width int) *graph.Node {
+	d := products.Shape().Dimensions
+	zero := graph.ScalarZero(t.g, products.DType())
+	// apart puts row y of n at y·Stride + offset − before, of limit rows.
+	apart := func(n, offset, before, limit int) compute.PadAxis {
+		start := offset - before
+		return compute.PadAxis{Start: start, End: limit - start - (n-1)*w.Stride - 1, Interior: w.Stride - 1}
+	}
+	var sum *graph.Node
+	for i := range w.KH {
+		for j := range w.KW {
+			one := graph.Slice(products, graph.AxisRange(), graph.AxisRange(), graph.AxisRange(), graph.AxisRange(i, i+1), graph.AxisRange(j, j+1))
+			one = graph.Reshape(one, d[0], d[1], d[2], d[5])
+			one = graph.Pad(one, zero, compute.PadAxis{}, apart(d[1], i, w.Top, h), apart(d[2], j, w.Left, width), compute.PadAxis{})
+			if sum == nil {
+				sum = one
+			} else {
+				sum = graph.Add(sum, one)
+			}
+		}
+	}
+	return sum
 }
 
 // foldIndices lists, for every pixel of the picture and position of the window, the row of products that falls there.

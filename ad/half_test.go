@@ -33,10 +33,10 @@ var halfShapes = [][]int{{2, 4, 4, 8}, {8, 3, 3, 8}, {1, 1, 1, 8}, {6, 8}, {32, 
 func TestHalfPrecision(t *testing.T) {
 	n := len(halfShapes)
 	results := map[string][][]float64{}
-	for _, native := range []bool{false, true} {
+	for _, l := range lowerings {
 		for _, dtype := range []dtypes.DType{dtypes.Float64, dtypes.Float32} {
 			e := open(t)
-			fn, err := compile(e, "half", native, func(_ *Tape, in []*Value) []*Value {
+			fn, err := compile(e, "half", l, func(_ *Tape, in []*Value) []*Value {
 				for i := range in {
 					in[i] = Convert(in[i], dtype)
 				}
@@ -68,25 +68,25 @@ func TestHalfPrecision(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			key := fmt.Sprintf("%s, native=%v", dtype, native)
+			key := fmt.Sprintf("%s, %+v", dtype, l)
 			for _, x := range out {
 				results[key] = append(results[key], float64s(t, x))
 			}
 			e.Close()
 		}
 	}
-	for _, native := range []bool{false, true} {
-		want := results[fmt.Sprintf("%s, native=%v", dtypes.Float64, native)]
-		for i, got := range results[fmt.Sprintf("%s, native=%v", dtypes.Float32, native)] {
+	for _, l := range lowerings {
+		want := results[fmt.Sprintf("%s, %+v", dtypes.Float64, l)]
+		for i, got := range results[fmt.Sprintf("%s, %+v", dtypes.Float32, l)] {
 			sum, square := 0.0, 0.0
 			for k := range got {
 				sum += (got[k] - want[i][k]) * (got[k] - want[i][k])
 				square += want[i][k] * want[i][k]
 			}
 			e := math.Sqrt(sum / square)
-			t.Logf("native=%v, result %d: %.2g", native, i, e)
+			t.Logf("%+v, result %d: %.2g", l, i, e)
 			if !(e < 0.05) || e < 1e-6 {
-				t.Errorf("native=%v: result %d differs by %g of its length", native, i, e)
+				t.Errorf("%+v: result %d differs by %g of its length", l, i, e)
 			}
 		}
 	}
