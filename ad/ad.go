@@ -80,6 +80,9 @@ func newTape(g *graph.Graph, l lowering) *Tape {
 	return &Tape{g: g, lowering: l, memo: map[string]*graph.Node{}}
 }
 
+// SlicesInPlace tells whether parts of arrays are read where they lie, and need not be copied first.
+func (t *Tape) SlicesInPlace() bool { return t.native }
+
 // lowering says how operations are written for a backend.
 type lowering struct {
 	native    bool // its own convolutions and transposes are fast

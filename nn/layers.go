@@ -2,6 +2,7 @@ package nn
 
 import (
 	"math"
+	"slices"
 
 	"github.com/resalign/resalign/ad"
 )
@@ -34,20 +35,39 @@ func (l Linear) Out() int { return l.out }
 // Apply maps x [..., in] to [..., out].
 func (l Linear) Apply(w *Weights, x *ad.Value) *ad.Value {
 	dims := x.Dims()
+	y := l.outputs(w, ad.Reshape(x, x.Size()/l.in, l.in), 0, l.out)
+	return ad.Reshape(y, append(slices.Clone(dims[:len(dims)-1]), l.out)...)
+}
+
+// Halves maps x [..., in] to the two halves of the outputs, each [..., out/2]. Cutting the weights in two is cheaper than
+// cutting the outputs where pictures are large, if cutting means copying.
+func (l Linear) Halves(w *Weights, x *ad.Value) (a, b *ad.Value) {
+	half := l.out / 2
+	if rows := x.Size() / l.in; x.Tape().SlicesInPlace() || rows <= l.in {
+		y := l.Apply(w, x)
+		return ad.Slice(y, -1, 0, half), ad.Slice(y, -1, half, l.out)
+	}
+	dims := x.Dims()
 	flat := ad.Reshape(x, x.Size()/l.in, l.in)
+	shape := append(slices.Clone(dims[:len(dims)-1]), half)
+	return ad.Reshape(l.outputs(w, flat, 0, half), shape...), ad.Reshape(l.outputs(w, flat, half, l.out), shape...)
+}
+
+// outputs maps rows x [rows, in] to the outputs from start to end: [rows, end − start].
+func (l Linear) outputs(w *Weights, x *ad.Value, start, end int) *ad.Value {
 	p := w.precision(x, w.adapted(l.path))
-	y := ad.MatMulIn(p, flat, w.value(l.weight), false, true)
+	y := ad.MatMulIn(p, x, ad.Slice(w.value(l.weight), 0, start, end), false, true)
 	for i, adapter := range w.adapters {
 		if f, ok := adapter[l.path]; ok {
-			low := ad.MatMulIn(w.precision(x, false), w.adapterInput(i, l.path, flat), f.Down, false, true)
-			y = ad.Add(y, ad.Scale(ad.MatMulIn(p, low, f.Up, false, true), f.Scale))
+			low := ad.MatMulIn(w.precision(x, false), w.adapterInput(i, l.path, x), f.Down, false, true)
+			y = ad.Add(y, ad.Scale(ad.MatMulIn(p, low, ad.Slice(f.Up, 0, start, end), false, true), f.Scale))
 		}
 	}
 	if l.bias != "" {
-		y = ad.Add(y, ad.Convert(ad.Reshape(w.value(l.bias), 1, l.out), y.DType()))
+		bias := ad.Slice(w.value(l.bias), 0, start, end)
+		y = ad.Add(y, ad.Convert(ad.Reshape(bias, 1, end-start), y.DType()))
 	}
-	y = w.Activation(y)
-	return ad.Reshape(y, append(append([]int(nil), dims[:len(dims)-1]...), l.out)...)
+	return w.Activation(y)
 }
 
 // Conv is a two-dimensional convolution over pictures [B, H, W, C].
@@ -202,12 +222,9 @@ func QuickGELU(x *ad.Value) *ad.Value {
 	return elementwise(x, func(x *ad.Value) *ad.Value { return ad.Mul(x, ad.Sigmoid(ad.Scale(x, 1.702))) })
 }
 
-// GEGLU is a·GELU(b) of the two halves a and b of the last axis (Shazeer 2020, arXiv:2002.05202).
-func GEGLU(x *ad.Value) *ad.Value {
-	return elementwise(x, func(x *ad.Value) *ad.Value {
-		half := x.Dim(-1) / 2
-		return ad.Mul(ad.Slice(x, -1, 0, half), GELU(ad.Slice(x, -1, half, 2*half)))
-	})
+// GEGLU is a·GELU(b) (Shazeer 2020, arXiv:2002.05202).
+func GEGLU(a, b *ad.Value) *ad.Value {
+	return ad.InFloat32(func(in, _ []*ad.Value) *ad.Value { return ad.Mul(in[0], GELU(in[1])) }, []*ad.Value{a, b}, nil)
 }
 
 // TimestepEmbedding encodes timesteps [B] as [cos, sin] of width/2 frequencies, from 1 down to 1/10000 (diffusers with

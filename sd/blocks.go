@@ -162,8 +162,8 @@ func (t transformerBlock) apply(w *nn.Weights, x, context *ad.Value) *ad.Value {
 	h := t.norm1.Apply(w, x)
 	x = ad.Add(x, t.attn1.apply(w, h, h))
 	x = ad.Add(x, t.attn2.apply(w, t.norm2.Apply(w, x), context))
-	h = nn.GEGLU(t.gate.Apply(w, t.norm3.Apply(w, x)))
-	return ad.Add(x, t.out.Apply(w, h))
+	value, gate := t.gate.Halves(w, t.norm3.Apply(w, x))
+	return ad.Add(x, t.out.Apply(w, nn.GEGLU(value, gate)))
 }
 
 // attention is diffusers' Attention without biases on queries, keys and values.
