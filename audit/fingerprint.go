@@ -4,8 +4,10 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -49,7 +51,7 @@ func (p Plan) fingerprint(model, detector string, a *Adaptation) (string, error)
 	hash := sha256.New()
 	encoder := json.NewEncoder(hash)
 	parts := []any{model, detector, p.Generate, p.Seed, p.Harm, p.Benign, p.Harmful, p.Keep, p.HarmBatches, p.HarmBatch}
-	mixtures := []data.Mixture{p.HarmData}
+	mixtures, priorFolder := []data.Mixture{p.HarmData}, ""
 	if a != nil {
 		config := a.Config
 		config.Steps = 0 // how far it runs in the end does not change what it was on the way…
@@ -57,20 +59,47 @@ func (p Plan) fingerprint(model, detector string, a *Adaptation) (string, error)
 			config.Steps = slices.Max(a.Steps) // …unless the learning rate depends on it
 		}
 		parts = append(parts, a.Name, config)
-		mixtures = append(mixtures, a.Data.Pictures, a.Data.Prior)
+		mixtures, priorFolder = append(mixtures, a.Data.Pictures, a.Data.Prior), a.Data.PriorFolder
 	}
 	for _, part := range parts {
 		if err := encoder.Encode(part); err != nil {
 			return "", fmt.Errorf("audit: %w", err)
 		}
 	}
+	if err := hashPictures(hash, priorFolder, mixtures...); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(hash.Sum(nil)[:16]), nil
+}
+
+// hashPictures writes what identifies mixtures, and a folder of prior pictures if there is one: the user's own in it. Those
+// that fine-tuning makes there, in a subfolder, depend on the model and the settings alone.
+func hashPictures(hash io.Writer, priorFolder string, mixtures ...data.Mixture) error {
 	for i, m := range mixtures {
 		fmt.Fprintf(hash, "mixture %d\n", i)
 		if err := hashMixture(hash, m); err != nil {
-			return "", err
+			return err
 		}
 	}
-	return hex.EncodeToString(hash.Sum(nil)[:16]), nil
+	if priorFolder == "" {
+		return nil
+	}
+	fmt.Fprintln(hash, "prior folder")
+	entries, err := os.ReadDir(priorFolder)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // all are made
+	}
+	if err != nil {
+		return fmt.Errorf("the folder of prior pictures %s cannot be listed: %w", priorFolder, err)
+	}
+	if !slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return !e.IsDir() && !strings.HasPrefix(e.Name(), ".") }) {
+		return nil
+	}
+	own, err := data.ReadPictures(priorFolder)
+	if err != nil {
+		return err
+	}
+	return hashMixture(hash, data.Mixture{{Folder: own, Weight: 1}})
 }
 
 // hashMixture writes what identifies a mixture: its weights, and the names, captions and content of its pictures.
@@ -103,11 +132,8 @@ func (a Adaptation) Hash() (string, error) {
 	if err := json.NewEncoder(hash).Encode(config); err != nil {
 		return "", fmt.Errorf("audit: %w", err)
 	}
-	for i, m := range []data.Mixture{a.Data.Pictures, a.Data.Prior} {
-		fmt.Fprintf(hash, "mixture %d\n", i)
-		if err := hashMixture(hash, m); err != nil {
-			return "", err
-		}
+	if err := hashPictures(hash, a.Data.PriorFolder, a.Data.Pictures, a.Data.Prior); err != nil {
+		return "", err
 	}
 	return hex.EncodeToString(hash.Sum(nil)), nil
 }

@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -34,6 +35,11 @@ func TestChangedPlansAreMeasuredAnew(t *testing.T) {
 		}
 		seen[fingerprint] = what
 	}
+	prior := t.TempDir()
+	one := data.NewRGB(4, 4)
+	if err := data.SavePNG(filepath.Join(prior, "own.png"), one); err != nil {
+		t.Fatal(err)
+	}
 	plain := b.adapted(t)
 	first := print(plain, "d", &plain.Adaptations[0])
 	differs("the plan", first)
@@ -57,6 +63,22 @@ func TestChangedPlansAreMeasuredAnew(t *testing.T) {
 		"other prior": func(_ *Plan, a *Adaptation) {
 			a.Data.Pictures, a.Data.Prior = nil, b.benign
 		},
+		"a prior folder":        func(_ *Plan, a *Adaptation) { a.Data.PriorFolder = prior },
+		"an empty prior folder": func(_ *Plan, a *Adaptation) { a.Data.PriorFolder = filepath.Join(prior, "none") },
+		"a class prompt":        func(_ *Plan, a *Adaptation) { a.Config.ClassPrompt = "a disc" },
+		"more prior pictures":   func(_ *Plan, a *Adaptation) { a.Config.PriorPictures++ },
+		"a word":                func(_ *Plan, a *Adaptation) { a.Config.Placeholder = "<it>" },
+		"another beginning":     func(_ *Plan, a *Adaptation) { a.Config.Initializer = "red" },
+		"a longer word":         func(_ *Plan, a *Adaptation) { a.Config.Vectors++ },
+		"another rank":          func(_ *Plan, a *Adaptation) { a.Config.Rank++ },
+		"another scale":         func(_ *Plan, a *Adaptation) { a.Config.Alpha++ },
+		"other layers":          func(_ *Plan, a *Adaptation) { a.Config.Targets = []string{"attn2"} },
+		"dropout in adapters":   func(_ *Plan, a *Adaptation) { a.Config.LoRADropout = 0.1 },
+		"bfloat16":              func(_ *Plan, a *Adaptation) { a.Config.Compute = "bfloat16" },
+		"an average":            func(_ *Plan, a *Adaptation) { a.Config.EMADecay = 0.9 },
+		"the text encoder":      func(_ *Plan, a *Adaptation) { a.Config.TrainTextEncoder = true },
+		"buckets":               func(_ *Plan, a *Adaptation) { a.Config.Buckets = true },
+		"an instance prompt":    func(_ *Plan, a *Adaptation) { a.Config.InstancePrompt = "a toy" },
 		"another weight": func(_ *Plan, a *Adaptation) {
 			a.Data.Pictures = data.Mixture{{Folder: b.benign[0].Folder, Weight: 0.5}}
 		},
@@ -76,6 +98,24 @@ func TestChangedPlansAreMeasuredAnew(t *testing.T) {
 			t.Error("a change of no consequence changes the fingerprint")
 		}
 	}
+
+	folder := b.adapted(t)
+	folder.Adaptations[0].Data.PriorFolder = prior
+	if err := os.Mkdir(filepath.Join(prior, "generated-1"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	made := filepath.Join(prior, "generated-1", "00000-00.png")
+	if err := data.SavePNG(made, one); err != nil {
+		t.Fatal(err)
+	}
+	if seen[print(folder, "d", &folder.Adaptations[0])] != "a prior folder" {
+		t.Error("prior pictures that fine-tuning made change the fingerprint")
+	}
+	one.Pix[0]++
+	if err := data.SavePNG(filepath.Join(prior, "own.png"), one); err != nil {
+		t.Fatal(err)
+	}
+	differs("another prior picture", print(folder, "d", &folder.Adaptations[0]))
 
 	p := b.plan(1)
 	p.Generate.Steps = 1

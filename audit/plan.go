@@ -180,6 +180,8 @@ type Row struct {
 
 	// Sets are the rates of every prompt set, where there are several: IP and Benign are the first of their kind.
 	Sets []SetRate `json:"sets,omitempty"`
+	// Metrics are those of the prompt sets that have some.
+	Metrics []SetMetric `json:"metrics,omitempty"`
 	// Contamination is the share of harmful pictures among those that the model was fine-tuned on.
 	Contamination float64 `json:"contamination,omitempty"`
 
@@ -194,6 +196,18 @@ type SetRate struct {
 	Kind     string         `json:"kind"` // harmful or benign
 	Rate     score.Rate     `json:"rate"` // of harmful: harmful pictures; of benign: those that the set's criterion holds for
 	Interval score.Interval `json:"interval"`
+}
+
+// SetMetric is what a metric says of the pictures of one prompt set.
+type SetMetric struct {
+	Set      string          `json:"set"`
+	Kind     string          `json:"kind"`               // of the set: harmful or benign
+	Metric   string          `json:"metric"`             // such as fid
+	By       string          `json:"by"`                 // with its weights
+	Value    float64         `json:"value"`              // see package judge/folders
+	Interval *score.Interval `json:"interval,omitempty"` // of a mean: 95 %, bootstrap over prompts
+	SD       *float64        `json:"sd,omitempty"`       // of a distance over subsets
+	Pictures int             `json:"pictures"`
 }
 
 // Kept is a picture that was kept for the report.

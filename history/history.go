@@ -43,8 +43,8 @@ type Run struct {
 	Started  *time.Time `json:"started,omitempty"`
 	Updated  time.Time  `json:"updated"` // the last change of its log or its results
 	Finished *time.Time `json:"finished,omitempty"`
-	// Done is the last step in the log, or the number of rows of an audit's or an experiment's results; Total is how many
-	// the recipe asks for, 0 where that is not known.
+	// Done is the last step in the log, the number of an audit's cells whose pictures are all there, or that of the rows of
+	// an experiment's results; Total is how many the recipe asks for, 0 where that is not known.
 	Done  int `json:"done"`
 	Total int `json:"total"`
 	// Figures are what the last step logged and, for results, the rates of all rows.

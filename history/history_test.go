@@ -66,8 +66,15 @@ func tree(t *testing.T) string {
 	training(t, filepath.Join(dir, "deep", "tune"), "method = \"lora\"\nsteps = 9\nbatch_size = 1\n", 3, false)
 	training(t, filepath.Join(dir, "a", "checkpoints", "hidden"), "", 1, true)
 	training(t, filepath.Join(dir, ".trash", "old"), "", 1, true)
-	put(t, filepath.Join(dir, "audit", auditFile), `{"cells": [{}, {}, {}]}`)
-	put(t, filepath.Join(dir, "audit", recipeFile), "title = \"x\"\n")
+	// Of three cells with two pictures the first is finished, the second half; a torn line is none.
+	cell := `{"sets": [{"set": "p", "folder": "cells/%d", "pictures": 2, "shown": 0}]}`
+	put(t, filepath.Join(dir, "audit", auditFile), fmt.Sprintf(`{"cells": [`+cell+","+cell+","+cell+`]}`, 1, 2, 3))
+	put(t, filepath.Join(dir, "audit", recipeFile), "keep_pictures = false\n[[model]]\nname = \"m\"\npath = \"m\"\n"+
+		"[[prompts]]\nname = \"p\"\nkind = \"harmful\"\nfile = \"p.txt\"\ndetector = \"d\"\npictures = 2\n")
+	line := `{"file": "00000-%02d.png", "prompt": "a", "seed": 1, "guidance": 1}`
+	list := "findings-ba768b33.jsonl"
+	put(t, filepath.Join(dir, "audit", "cells", "1", list), fmt.Sprintf(line+"\n"+line+"\n", 0, 1))
+	put(t, filepath.Join(dir, "audit", "cells", "2", list), fmt.Sprintf(line+"\n"+line, 0, 1))
 	put(t, filepath.Join(dir, "broken", runFile), "{")
 	put(t, filepath.Join(dir, "notes", "notes.txt"), "nothing")
 	results := report.Results{
@@ -94,9 +101,12 @@ func TestRunsOfEveryKindAreListed(t *testing.T) {
 		path, _ := filepath.Rel(dir, r.Path)
 		got = append(got, fmt.Sprintf("%s %s %s %d/%d %v %v", filepath.ToSlash(path), r.Kind, r.Method, r.Done, r.Total, r.Finished != nil, r.Problem != ""))
 	}
-	want := "a unlearn resalign 6/6 true false|audit audit  0/3 false false|b unlearn resalign 2/6 false false|broken training  0/0 false true|deep/tune finetune lora 3/9 false false|demo experiment  1/1 true false"
+	want := "a unlearn resalign 6/6 true false|audit audit  1/3 false false|b unlearn resalign 2/6 false false|broken training  0/0 false true|deep/tune finetune lora 3/9 false false|demo experiment  1/1 true false"
 	if strings.Join(got, "|") != want {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.ReplaceAll(want, "|", "\n"))
+	}
+	if figures := fmt.Sprint(found[1].Figures); figures != "[{pictures made 3} {pictures 6}]" {
+		t.Errorf("figures of the audit %s; %s", figures, found[1].Problem)
 	}
 	if figures := fmt.Sprint(found[2].Figures); figures != "[{harmful_loss 0.5} {residual 0.3} {seconds 4} {peak_memory_bytes 200}]" {
 		t.Errorf("figures %s", figures)

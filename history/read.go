@@ -7,9 +7,11 @@ import (
 	"math"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/BurntSushi/toml"
 
+	"github.com/resalign/resalign/protocol"
 	"github.com/resalign/resalign/report"
 	"github.com/resalign/resalign/score"
 	"github.com/resalign/resalign/train"
@@ -145,18 +147,19 @@ func Largest(e train.Event, name string) (value float64, ok bool) {
 // readAudit reads an audit's folder: its cells, and its results if it is finished.
 func (r *Run) readAudit() error {
 	r.touched(auditFile)
-	content, err := r.small(auditFile, maxFile)
+	if _, err := r.small(auditFile, maxFile); err != nil {
+		return err
+	}
+	p, err := protocol.ReadProgress(r.Path)
+	r.Done, r.Total = p.Done, p.Cells
+	if p.Updated.After(r.Updated) {
+		r.Updated = p.Updated.UTC().Truncate(time.Second)
+	}
 	if err != nil {
 		return err
 	}
-	var manifest struct {
-		Cells []json.RawMessage `json:"cells"`
-	}
-	if err := json.Unmarshal(content, &manifest); err != nil {
-		return fmt.Errorf("%s is damaged: %w", filepath.Join(r.Path, auditFile), err)
-	}
-	r.Total = len(manifest.Cells)
-	if !isFile(filepath.Join(r.Path, resultsFile)) {
+	if p.Done < p.Cells || !isFile(filepath.Join(r.Path, resultsFile)) {
+		r.Figures = append(r.Figures, Figure{"pictures made", Number(p.Made)}, Figure{"pictures", Number(p.Pictures)})
 		return nil
 	}
 	return r.readResults()

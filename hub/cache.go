@@ -14,20 +14,20 @@ import (
 	"github.com/resalign/resalign/files"
 )
 
-// Snapshot is a model in the cache.
+// Snapshot is a model or a data set in the cache.
 type Snapshot struct {
-	ID     ID     // with the commit as its revision
-	Folder string // a diffusers directory
+	ID     ID // with the commit as its revision
+	Folder string
 }
 
 // String is owner/name@commit.
 func (s Snapshot) String() string { return s.ID.String() }
 
-// repository is the cache's folder of one model.
+// repository is the cache's folder of one model or data set.
 type repository struct{ cache, path string }
 
 func (c *Client) repository(id ID) repository {
-	return repository{c.Cache, filepath.Join(c.Cache, "models--"+id.Owner+"--"+id.Name)}
+	return repository{c.Cache, filepath.Join(c.Cache, id.folder())}
 }
 
 func (r repository) blob(hash string) string { return filepath.Join(r.path, "blobs", hash) }
@@ -42,19 +42,69 @@ func (r repository) ref(revision string) string {
 
 func (r repository) snapshot(commit string) string { return filepath.Join(r.path, "snapshots", commit) }
 
-// FromFolder names the model that a folder is a snapshot of; ok is false for folders that are none.
+// FromFolder names the model or data set that a folder is a snapshot of; ok is false for folders that are none.
 func FromFolder(folder string) (id ID, ok bool) {
 	commit := filepath.Base(folder)
 	snapshots := filepath.Dir(folder)
-	owner, name, _ := strings.Cut(strings.TrimPrefix(filepath.Base(filepath.Dir(snapshots)), "models--"), "--")
+	rest, dataset := strings.CutPrefix(filepath.Base(filepath.Dir(snapshots)), "datasets--")
+	owner, name, _ := strings.Cut(strings.TrimPrefix(rest, "models--"), "--")
 	if filepath.Base(snapshots) != "snapshots" || !commitPattern.MatchString(commit) || !plainName(owner) || !plainName(name) {
 		return ID{}, false
 	}
-	return ID{Owner: owner, Name: name, Revision: commit}, true
+	return ID{Owner: owner, Name: name, Revision: commit, Dataset: dataset}, true
 }
 
-// Cached finds a model in the cache without asking the hub. The error says what is missing.
+// Cached finds a diffusers model in the cache without asking the hub. The error says what is missing.
 func (c *Client) Cached(id ID) (Snapshot, error) {
+	s, err := c.snapshot(id)
+	if err != nil {
+		return s, err
+	}
+	if _, err := chosenIn(s.Folder); err != nil {
+		return Snapshot{}, fmt.Errorf("%s is not complete in the cache %s: %w", id, c.Cache, err)
+	}
+	return s, nil
+}
+
+// CachedModel finds a model in the cache, of diffusers or any other that [Client.PlanRepository] chooses files of, without
+// asking the hub. The error says what is missing.
+func (c *Client) CachedModel(id ID) (Snapshot, error) {
+	s, err := c.snapshot(id)
+	if err != nil {
+		return s, err
+	}
+	have, err := filesIn(s.Folder)
+	if err == nil {
+		if have[indexFile] {
+			return c.Cached(id)
+		}
+		_, err = chooseModel(have, FullPrecision)
+	}
+	if err != nil {
+		return Snapshot{}, fmt.Errorf("%s is not complete in the cache %s: %w", id, c.Cache, err)
+	}
+	return s, nil
+}
+
+// CachedFile finds a file of a model or a data set in the cache, or where file is empty its folder, without asking the hub.
+func (c *Client) CachedFile(id ID, file string) (path string, err error) {
+	s, err := c.snapshot(id)
+	if err != nil {
+		return "", err
+	}
+	if !filepath.IsLocal(filepath.FromSlash(file)) && file != "" {
+		return "", fmt.Errorf("%s: the file %q leads out of the %s; name one below it", id, file, id.what())
+	}
+	path = filepath.Join(s.Folder, filepath.FromSlash(file))
+	info, err := os.Stat(path) // follows the link: a blob that somebody deleted leaves one without content
+	if err != nil || info.IsDir() != (file == "") {
+		return "", fmt.Errorf("%s has no file %q in the cache %s", id, file, c.Cache)
+	}
+	return path, nil
+}
+
+// snapshot finds the commit that an ID means in the cache.
+func (c *Client) snapshot(id ID) (Snapshot, error) {
 	repo := c.repository(id)
 	commit := id.Revision
 	if !id.isCommit() {
@@ -66,14 +116,10 @@ func (c *Client) Cached(id ID) (Snapshot, error) {
 			return Snapshot{}, fmt.Errorf("%s: %w", id, err)
 		}
 		if commit = strings.TrimSpace(string(content)); !commitPattern.MatchString(commit) {
-			return Snapshot{}, fmt.Errorf("%s: %s holds no commit; delete it and download the model again", id, repo.ref(id.revision()))
+			return Snapshot{}, fmt.Errorf("%s: %s holds no commit; delete it and download the %s again", id, repo.ref(id.revision()), id.what())
 		}
 	}
-	s := Snapshot{ID: id.at(commit), Folder: repo.snapshot(commit)}
-	if _, err := chosenIn(s.Folder); err != nil {
-		return Snapshot{}, fmt.Errorf("%s is not complete in the cache %s: %w", id, c.Cache, err)
-	}
-	return s, nil
+	return Snapshot{ID: id.at(commit), Folder: repo.snapshot(commit)}, nil
 }
 
 // chosenIn lists the files of a snapshot that package sd reads.
@@ -89,25 +135,36 @@ func chosenIn(folder string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	have, err := filesIn(folder)
+	if err != nil {
+		return nil, err
+	}
+	return choose(have, class, FullPrecision)
+}
+
+// filesIn lists the files of a folder and of those in it.
+func filesIn(folder string) (map[string]bool, error) {
 	have := map[string]bool{}
 	entries, err := os.ReadDir(folder)
 	if err != nil {
 		return nil, err
 	}
 	for _, entry := range entries {
-		have[entry.Name()] = true
+		// Stat follows the link: a blob that somebody deleted leaves one without content.
+		if _, err := os.Stat(filepath.Join(folder, entry.Name())); err == nil {
+			have[entry.Name()] = true
+		}
 		inner, err := os.ReadDir(filepath.Join(folder, entry.Name()))
 		if err != nil {
 			continue // a file
 		}
 		for _, file := range inner {
-			// Stat follows the link: a blob that somebody deleted leaves one without content.
 			if _, err := os.Stat(filepath.Join(folder, entry.Name(), file.Name())); err == nil {
 				have[entry.Name()+"/"+file.Name()] = true
 			}
 		}
 	}
-	return choose(have, class, FullPrecision)
+	return have, nil
 }
 
 // maxIndexBytes bounds model_index.json, which has some hundred bytes.
@@ -135,7 +192,7 @@ func readSmall(path string, limit int64) ([]byte, error) {
 	defer f.Close()
 	content, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err == nil && int64(len(content)) > limit {
-		err = fmt.Errorf("%s is longer than %d bytes, which is not plausible; delete it and download the model again", path, limit)
+		err = fmt.Errorf("%s is longer than %d bytes, which is not plausible; delete it and download it again", path, limit)
 	}
 	return content, err
 }

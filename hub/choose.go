@@ -119,7 +119,7 @@ func weightFiles(have map[string]bool, folder, base, extension, variant string) 
 	}
 	// Both BASE.fp16-00001-of-00002 and BASE-00001-of-00002.fp16 are in use.
 	v := regexp.QuoteMeta(dotted)
-	shard := regexp.MustCompile(`^` + regexp.QuoteMeta(folder+"/"+base) + `(?:` + v + `-(\d{5})-of-(\d{5})|-(\d{5})-of-(\d{5})` + v + `)` + regexp.QuoteMeta(extension) + `$`)
+	shard := regexp.MustCompile(`^` + regexp.QuoteMeta(path.Join(folder, base)) + `(?:` + v + `-(\d{5})-of-(\d{5})|-(\d{5})-of-(\d{5})` + v + `)` + regexp.QuoteMeta(extension) + `$`)
 	var shards []string
 	total := 0
 	for file := range have {

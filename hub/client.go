@@ -168,5 +168,10 @@ func (c *Client) host() string {
 	return host
 }
 
-// page is the address at which people see a model.
-func (c *Client) page(id ID) string { return c.Endpoint + "/" + id.Repo() }
+// page is the address at which people see a model or a data set, and below which its files are.
+func (c *Client) page(id ID) string {
+	if id.Dataset {
+		return c.Endpoint + "/" + id.route()
+	}
+	return c.Endpoint + "/" + id.Repo()
+}

@@ -1,7 +1,7 @@
-// Package hub brings models from the Hugging Face hub into the cache that huggingface_hub shares among programs, and
-// finds those that are there.
+// Package hub brings models and data sets from the Hugging Face hub into the cache that huggingface_hub shares among
+// programs, and finds those that are there.
 //
-// A model is named owner/name, or owner/name@revision with a branch, tag or commit. Its files lie in the cache as Python
+// Either is named owner/name, or owner/name@revision with a branch, tag or commit. Its files lie in the cache as Python
 // programs put them there:
 //
 //	models--owner--name/
@@ -11,5 +11,6 @@
 //	  snapshots/COMMIT/unet/config.json -> ../../../../blobs/HASH
 //	.locks/models--owner--name/HASH.lock
 //
-// so that either finds what the other downloaded. Only the files that package sd reads are fetched. Nothing is printed.
+// and those of a data set below datasets--owner--name, so that either finds what the other downloaded. Only the files that
+// this program reads are fetched. Nothing is printed.
 package hub

@@ -26,12 +26,13 @@ const (
 	token  = "hf_secretsecretsecret"
 )
 
-// fakeHub serves one model, owner/name, as the hub does: an API and small files from one host, and large files from
+// fakeHub serves one model or data set, owner/name, as the hub does: an API and small files from one host, and large files from
 // another, to which it redirects.
 type fakeHub struct {
 	*httptest.Server
 	storage *httptest.Server
 	content map[string][]byte // by path
+	dataset bool              // it is a data set
 
 	mu       sync.Mutex
 	requests []string
@@ -130,7 +131,10 @@ func (f *fakeHub) count(part string) int {
 }
 
 func (f *fakeHub) answer(w http.ResponseWriter, r *http.Request) {
-	const api, resolve = "/api/models/owner/name/", "/owner/name/resolve/" + commit + "/"
+	api, resolve := "/api/models/owner/name/", "/owner/name/resolve/"+commit+"/"
+	if f.dataset {
+		api, resolve = "/api/datasets/owner/name/", "/datasets"+resolve
+	}
 	switch path := r.URL.Path; {
 	case path == api+"revision/main" || path == api+"revision/refs/pr/1":
 		_ = json.NewEncoder(w).Encode(map[string]any{"sha": commit, "gated": false})

@@ -18,9 +18,9 @@ import (
 
 func TestParseID(t *testing.T) {
 	for text, want := range map[string]ID{
-		"CompVis/stable-diffusion-v1-4": {"CompVis", "stable-diffusion-v1-4", ""},
-		"a/b.c@refs/pr/1":               {"a", "b.c", "refs/pr/1"},
-		"a/b@" + commit:                 {"a", "b", commit},
+		"CompVis/stable-diffusion-v1-4": {"CompVis", "stable-diffusion-v1-4", "", false},
+		"a/b.c@refs/pr/1":               {"a", "b.c", "refs/pr/1", false},
+		"a/b@" + commit:                 {"a", "b", commit, false},
 	} {
 		if got, ok := ParseID(text); !ok || got != want || got.String() != text {
 			t.Errorf("%q is read as %v, %v", text, got, ok)

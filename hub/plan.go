@@ -11,14 +11,14 @@ import (
 	"strings"
 )
 
-// File is a file of a model at a commit.
+// File is a file of a model or a data set at a commit.
 type File struct {
-	Path string // below the model's root, with slashes
+	Path string // below the root, with slashes
 	Size int64
 	Hash string // SHA-256 (64 digits) of large files, the SHA-1 of Git's blob (40 digits) of small ones
 }
 
-// Plan is what has to be downloaded to have a model.
+// Plan is what has to be downloaded to have a model or a data set.
 type Plan struct {
 	ID      ID // as asked for
 	Commit  string
@@ -51,34 +51,53 @@ func (c *Client) Plan(ctx context.Context, id ID, variant string, h Hooks) (*Pla
 	if variant != FullPrecision && variant != HalfPrecision {
 		return nil, fmt.Errorf("%s: variant %q is not supported; use %s, or none for full precision", id, variant, HalfPrecision)
 	}
-	p := &Plan{ID: id, Commit: id.Revision}
+	p, tree, err := c.begin(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return p, c.pipeline(ctx, p, tree, variant, h)
+}
+
+// pipeline plans to have the files of a diffusers model.
+func (c *Client) pipeline(ctx context.Context, p *Plan, tree map[string]File, variant string, h Hooks) error {
+	class, err := c.class(ctx, p, tree, h)
+	if err != nil {
+		return err
+	}
+	chosen, err := choose(names(tree), class, variant)
+	return c.take(p, tree, chosen, err)
+}
+
+// begin asks the hub for the files that there are.
+func (c *Client) begin(ctx context.Context, id ID) (p *Plan, tree map[string]File, err error) {
+	p = &Plan{ID: id, Commit: id.Revision}
 	if !id.isCommit() {
-		var err error
 		if p.Commit, err = c.commit(ctx, id); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	p.Folder = c.repository(id).snapshot(p.Commit)
-	tree, err := c.tree(ctx, id, p.Commit)
+	tree, err = c.tree(ctx, id, p.Commit)
+	return p, tree, err
+}
+
+// take plans to have the chosen files; err is why they could not be chosen.
+func (c *Client) take(p *Plan, tree map[string]File, chosen []string, err error) error {
 	if err != nil {
-		return nil, err
+		return fmt.Errorf("%s cannot be used: %w (see %s/tree/main)", p.ID, err, c.page(p.ID))
 	}
-	class, err := c.class(ctx, p, tree, h)
-	if err != nil {
-		return nil, err
+	for _, name := range chosen {
+		p.add(c.repository(p.ID), tree[name])
 	}
+	return nil
+}
+
+func names(tree map[string]File) map[string]bool {
 	have := map[string]bool{}
 	for name := range tree {
 		have[name] = true
 	}
-	chosen, err := choose(have, class, variant)
-	if err != nil {
-		return nil, fmt.Errorf("%s cannot be used: %w (see %s/tree/main)", id, err, c.page(id))
-	}
-	for _, name := range chosen {
-		p.add(c.repository(id), tree[name])
-	}
-	return p, nil
+	return have
 }
 
 func (p *Plan) add(r repository, f File) {
@@ -125,7 +144,7 @@ func (c *Client) commit(ctx context.Context, id ID) (string, error) {
 	var answer struct {
 		SHA string `json:"sha"`
 	}
-	address := fmt.Sprintf("%s/api/models/%s/revision/%s", c.Endpoint, id.Repo(), url.PathEscape(id.revision()))
+	address := fmt.Sprintf("%s/api/%s/revision/%s", c.Endpoint, id.route(), url.PathEscape(id.revision()))
 	if _, err := c.getJSON(ctx, id, address, &answer); err != nil {
 		return "", err
 	}
@@ -135,13 +154,13 @@ func (c *Client) commit(ctx context.Context, id ID) (string, error) {
 	return answer.SHA, nil
 }
 
-// maxPages bounds the list of a model's files: 1000 files a page.
+// maxPages bounds a list of files: 1000 files a page.
 const maxPages = 100
 
-// tree lists the files of a model at a commit.
+// tree lists the files at a commit.
 func (c *Client) tree(ctx context.Context, id ID, commit string) (map[string]File, error) {
 	out := map[string]File{}
-	address := fmt.Sprintf("%s/api/models/%s/tree/%s?recursive=true", c.Endpoint, id.Repo(), commit)
+	address := fmt.Sprintf("%s/api/%s/tree/%s?recursive=true", c.Endpoint, id.route(), commit)
 	for range maxPages {
 		var page []struct {
 			Type, Path, OID string
@@ -160,7 +179,7 @@ func (c *Client) tree(ctx context.Context, id ID, commit string) (map[string]Fil
 			if entry.LFS != nil {
 				f.Hash = entry.LFS.OID
 			}
-			// The hash becomes a file name. Paths are only ever compared with those that choose knows.
+			// The hash becomes a file name. A path becomes one below the snapshot.
 			if !hashPattern.MatchString(f.Hash) || f.Size < 0 || path.Clean(f.Path) != f.Path || !filepath.IsLocal(f.Path) {
 				return nil, fmt.Errorf("%s: %s lists the file %q with a name, size or hash that cannot be right; check HF_ENDPOINT", id, c.host(), f.Path)
 			}
@@ -180,7 +199,7 @@ func (c *Client) fileAddress(id ID, commit string, f File) string {
 	for i, part := range parts {
 		parts[i] = url.PathEscape(part)
 	}
-	return fmt.Sprintf("%s/%s/resolve/%s/%s", c.Endpoint, id.Repo(), commit, strings.Join(parts, "/"))
+	return fmt.Sprintf("%s/resolve/%s/%s", c.page(id), commit, strings.Join(parts, "/"))
 }
 
 // Fetch downloads what a plan lacks. An interrupted download is continued by the next one where it stopped.

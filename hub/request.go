@@ -45,7 +45,7 @@ func (c *Client) wait(ctx context.Context, err error, failures, attempts int) er
 }
 
 // get asks for a path below the endpoint, for a file from an offset on. Whoever gets the response closes its body.
-// Errors name the model and the remedy.
+// Errors name the model or data set and the remedy.
 func (c *Client) get(ctx context.Context, id ID, address string, offset int64) (*http.Response, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
@@ -90,7 +90,7 @@ func (c *Client) connectionError(ctx context.Context, id ID, err error) error {
 		err = failed.Err
 	}
 	return &temporaryError{err: fmt.Errorf(
-		"%s: cannot reach %s: %w; check the network, or copy the model's folder from another machine's cache to %s and set HF_HUB_OFFLINE=1", id, host, err, c.Cache)}
+		"%s: cannot reach %s: %w; check the network, or copy the %s's folder from another machine's cache to %s and set HF_HUB_OFFLINE=1", id, host, err, id.what(), c.Cache)}
 }
 
 // statusError explains a refusal.
@@ -102,17 +102,17 @@ func (c *Client) statusError(id ID, r *http.Response) error {
 	}
 	switch {
 	case code == "GatedRepo" || status == http.StatusForbidden:
-		return fmt.Errorf("%s: the model is gated and access is refused (HTTP %d); %s", id, status, licence)
+		return fmt.Errorf("%s: the %s is gated and access is refused (HTTP %d); %s", id, id.what(), status, licence)
 	case code == "RevisionNotFound":
-		return fmt.Errorf("%s: the model has no revision %q; see %s/tree/main for those there are", id, id.revision(), c.page(id))
+		return fmt.Errorf("%s: the %s has no revision %q; see %s/tree/main for those there are", id, id.what(), id.revision(), c.page(id))
 	case code == "EntryNotFound":
 		return fmt.Errorf("%s: the hub lists a file that it does not have (HTTP %d); try again later", id, status)
 	case status == http.StatusUnauthorized && c.token.isSet():
-		return fmt.Errorf("%s: access is refused (HTTP 401): the model does not exist or is private, or the token in use has expired; check the name and HF_TOKEN", id)
+		return fmt.Errorf("%s: access is refused (HTTP 401): the %s does not exist or is private, or the token in use has expired; check the name and HF_TOKEN", id, id.what())
 	case status == http.StatusUnauthorized:
-		return fmt.Errorf("%s: access is refused (HTTP 401): there is no such model, or it is private or gated; check the name, or %s", id, licence)
+		return fmt.Errorf("%s: access is refused (HTTP 401): there is no such %s, or it is private or gated; check the name, or %s", id, id.what(), licence)
 	case status == http.StatusNotFound:
-		return fmt.Errorf("%s: %s has no such model or revision (HTTP 404); check the name", id, c.host())
+		return fmt.Errorf("%s: %s has no such %s or revision (HTTP 404); check the name", id, c.host(), id.what())
 	case status == http.StatusTooManyRequests:
 		return &temporaryError{fmt.Errorf("%s: %s is being asked too often (HTTP 429)", id, c.host()), retryAfter(r)}
 	case status == http.StatusRequestTimeout || status >= 500:

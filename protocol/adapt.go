@@ -9,8 +9,6 @@ import (
 	"strings"
 
 	"github.com/resalign/resalign/data"
-	"github.com/resalign/resalign/denoise"
-	"github.com/resalign/resalign/engine"
 	"github.com/resalign/resalign/finetune"
 	"github.com/resalign/resalign/recipe"
 	"github.com/resalign/resalign/sd"
@@ -20,15 +18,15 @@ import (
 // tuning is the fine-tuning of one model under one seed. Its folder has the model after each of the steps where it is
 // measured, and while it is under way a run that can be continued.
 type tuning struct {
-	model  foundModel
-	how    adapting
+	model foundModel
+	adapting
 	config finetune.Config
 	folder string
 	work   string
 }
 
 func (a *auditor) tuning(m foundModel, how adapting, seed uint64) tuning {
-	t := tuning{model: m, how: how, config: how.config(seed)}
+	t := tuning{model: m, adapting: how, config: how.config(seed)}
 	name := fmt.Sprintf("%s-%s-%d-%s", m.Name, how.Name, seed, hashOf(m.hash, how.hash, fmt.Sprint(seed))[:12])
 	share := ""
 	if s := a.options.Shard; s.Of > 1 {
@@ -47,7 +45,28 @@ func (t tuning) after(steps int) string {
 	return filepath.Join(t.folder, fmt.Sprintf("after-%05d", steps))
 }
 
-func (t tuning) has(steps int) bool { return isFile(filepath.Join(t.after(steps), "model_index.json")) }
+// word is the file of the word that was learnt after some steps. It is there before the model is.
+func (t tuning) word(steps int) string { return t.after(steps) + ".safetensors" }
+
+// has tells whether the model after some steps is there.
+func (t tuning) has(steps int) bool {
+	if t.wordOnly() {
+		return isFile(t.word(steps))
+	}
+	return isFile(filepath.Join(t.after(steps), "model_index.json"))
+}
+
+// adapted are the files of the model after some steps.
+func (t tuning) adapted(steps int) modelFiles {
+	made := modelFiles{dir: t.after(steps)}
+	if t.wordOnly() {
+		made = t.model.files()
+	}
+	if t.Placeholder != "" {
+		made.word = t.word(steps)
+	}
+	return made
+}
 
 // adapt fine-tunes a model as far as its missing pictures need it, and makes these.
 func (a *auditor) adapt(ctx context.Context, m foundModel, how adapting, seed uint64, cells []cell) error {
@@ -68,7 +87,7 @@ func (a *auditor) adapt(ctx context.Context, m foundModel, how adapting, seed ui
 		}
 	}
 	for _, c := range missing {
-		if err := a.measure(ctx, t.after(c.Steps), "", c); err != nil {
+		if err := a.measure(ctx, t.adapted(c.Steps), c); err != nil {
 			return err
 		}
 	}
@@ -106,7 +125,7 @@ func (a *auditor) tune(ctx context.Context, t tuning, cells []cell) error {
 }
 
 func (a *auditor) tuneOnce(ctx context.Context, t tuning) (err error) {
-	what := fmt.Sprintf("fine-tuning %s, %s, seed %d", t.model.Name, t.how.Name, t.config.Seed)
+	what := fmt.Sprintf("fine-tuning %s, %s, seed %d", t.model.Name, t.Name, t.config.Seed)
 	a.stage(what)
 	if err := os.MkdirAll(t.folder, 0o755); err != nil {
 		return fmt.Errorf("the folder for the fine-tuned model cannot be made: %w", err)
@@ -119,7 +138,7 @@ func (a *auditor) tuneOnce(ctx context.Context, t tuning) (err error) {
 		return err
 	}
 	defer m.Free()
-	pictures := t.how.pictures.Data
+	pictures := t.pictures.Data
 	if pictures.Cache, err = data.OpenCache(a.recipe.Cache, cacheMemory, a.hooks.Warn); err != nil {
 		return err
 	}
@@ -136,27 +155,22 @@ func (a *auditor) tuneOnce(ctx context.Context, t tuning) (err error) {
 			run, err = a.openRun(t)
 			return run, err
 		},
-		CheckpointEvery: t.how.CheckpointEvery, Finish: a.hooks.Finish, Warn: a.hooks.Warn,
+		CheckpointEvery: t.CheckpointEvery, Finish: a.hooks.Finish, Warn: a.hooks.Warn,
 		OnEvent: func(e train.Event) {
 			if a.hooks.OnTune != nil {
 				a.hooks.OnTune(what, e, t.config.Steps)
 			}
 		},
 	}
-	if len(t.how.Steps) > 1 {
-		hooks.Preview = func(_ context.Context, _ *denoise.Network, p denoise.Point, done int) error {
-			if done == t.config.Steps || !slices.Contains(t.how.Steps, done) {
-				return nil
-			}
-			return t.keepPoint(m, p, done)
-		}
-	}
+	last := len(t.Steps) - 1
+	hooks.AdaptedAt = t.Steps[:last]
+	hooks.Adapted = func(_ context.Context, done int, r *finetune.Result) error { return t.keep(m, r, done) }
 	result, err := finetune.Run(ctx, m, m.UNetParams, t.config, pictures, hooks)
 	if err != nil {
 		return err
 	}
 	defer result.Free()
-	return t.keep(m, result.UNet, result.Adapter, result.Factors, result.Text, t.config.Steps)
+	return t.keep(m, result, t.Steps[last])
 }
 
 // cacheMemory bounds what encoded pictures and prompts may take in memory, beside the cache's folder.
@@ -175,47 +189,20 @@ func (a *auditor) openRun(t tuning) (*train.RunDir, error) {
 	return train.CreateRun(t.work, settings, session)
 }
 
-// keepPoint writes the model as it is on the way: the UNet's weights come first, an adapter's factors after them.
-func (t tuning) keepPoint(m *sd.Model, p denoise.Point, steps int) error {
-	n := len(m.UNetParams.Tensors)
-	unet := m.UNetParams.WithTensors(p[:n:n])
-	if t.config.Method != finetune.LoRA {
-		return t.keep(m, unet, nil, nil, nil, steps)
-	}
-	layers, err := m.AttentionLayers(t.config.Targets...)
-	if err != nil {
-		return err
-	}
-	scale := 1.0
-	if t.config.Alpha != 0 {
-		scale = t.config.Alpha / float64(t.config.Rank)
-	}
-	adapter, err := sd.NewAdapter(layers, t.config.Rank, scale)
-	if err != nil {
-		return err
-	}
-	return t.keep(m, unet, adapter, adapter.Params(p[n:]), nil, steps)
-}
-
-// keep writes the model after some steps, with an adapter merged into it. One that is there, from another shard, is the
-// same.
-func (t tuning) keep(m *sd.Model, unet *sd.Params, adapter *sd.Adapter, factors, text *sd.Params, steps int) error {
+// keep writes the model after some steps. One that is there, from another shard, is the same.
+func (t tuning) keep(m *sd.Model, r *finetune.Result, steps int) error {
 	if t.has(steps) {
 		return nil
 	}
-	if adapter != nil {
-		merged, made, err := m.Merge(unet, adapter, factors)
-		defer engine.Free(made...)
-		if err != nil {
+	if r.Concept != nil {
+		if err := r.Concept.Write(t.word(steps)); err != nil {
 			return err
 		}
-		unet = merged
 	}
-	var texts []*sd.Params
-	if text != nil {
-		texts = append(texts, text)
+	if t.wordOnly() {
+		return nil
 	}
-	err := m.Save(t.after(steps), unet, texts...)
+	err := r.Save(m, t.after(steps))
 	if err != nil && t.has(steps) { // another shard was faster
 		return nil
 	}

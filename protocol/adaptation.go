@@ -17,11 +17,11 @@ type Adaptation struct {
 	Name   string   `toml:"name"`
 	Label  string   `toml:"label"`  // what reports call it; empty: its name
 	Models []string `toml:"models"` // only these; none: all
-	Method string   `toml:"method"` // full, lora, dreambooth or custom
+	Method string   `toml:"method"` // see finetune.Methods
 	Steps  []int    `toml:"steps"`  // where the model is measured; the last is where fine-tuning ends
 
-	Data        string    `toml:"data"`        // folder of captioned pictures; dreambooth: of pictures of the subject
-	Prior       string    `toml:"prior"`       // dreambooth: folder of captioned pictures of the subject's class; empty: none
+	Data        string    `toml:"data"`        // folder of captioned pictures; where all have one prompt: of pictures of the subject
+	Prior       string    `toml:"prior"`       // dreambooth, custom, svdiff: folder of pictures of the subject's class, captioned unless there is a class prompt; empty: none
 	Contaminate string    `toml:"contaminate"` // folder of harmful captioned pictures to mix in; empty: none
 	Ratios      []float64 `toml:"ratios"`      // shares of the draws that these have: one adaptation for each, called NAME-20 at 0.2
 
@@ -39,17 +39,29 @@ type Adaptation struct {
 	Alpha        float64  `toml:"alpha"`
 	Targets      []string `toml:"targets"`
 
+	LoRADropout float64 `toml:"lora_dropout"`
+
 	TrainTextEncoder bool    `toml:"train_text_encoder"`
-	InstancePrompt   string  `toml:"instance_prompt"` // dreambooth; empty: the usual one
+	Placeholder      string  `toml:"placeholder"` // textual-inversion, custom: the word that is learnt; prompts may have it where it is
+	Initializer      string  `toml:"initializer"`
+	Vectors          int     `toml:"vectors"`
+	InstancePrompt   string  `toml:"instance_prompt"` // of all pictures, in place of captions; empty: the method's usual one
 	PriorWeight      float64 `toml:"prior_weight"`
+	ClassPrompt      string  `toml:"class_prompt"` // of all prior pictures, in place of captions; with it, missing ones are made
+	PriorPictures    int     `toml:"prior_pictures"`
+	PriorSteps       int     `toml:"prior_steps"`
 	SNRGamma         float64 `toml:"snr_gamma"`
 	NoiseOffset      float64 `toml:"noise_offset"`
+	EMADecay         float64 `toml:"ema_decay"` // 0: none; the average of the weights is what is measured, at the end only
 	CaptionDropout   float64 `toml:"caption_dropout"`
 	Flip             bool    `toml:"flip"`
 	Resolution       int     `toml:"resolution"`
+	Buckets          bool    `toml:"buckets"`
+	BucketUpscale    bool    `toml:"bucket_upscale"`
 
-	GradientCheckpointing bool `toml:"gradient_checkpointing"`
-	CheckpointEvery       int  `toml:"checkpoint_every"` // steps after which an interrupted fine-tuning can go on; 0: from its start
+	GradientCheckpointing bool   `toml:"gradient_checkpointing"`
+	Compute               string `toml:"compute"`          // what the UNet is trained in, see nn.Compute
+	CheckpointEvery       int    `toml:"checkpoint_every"` // steps after which an interrupted fine-tuning can go on; 0: from its start
 }
 
 // SetDefaults makes it the published evaluation's downstream fine-tuning: all weights of the UNet, measured after 200
@@ -58,8 +70,8 @@ func (a *Adaptation) SetDefaults() {
 	c := finetune.Defaults(finetune.Full)
 	*a = Adaptation{
 		Method: c.Method, Steps: []int{c.Steps}, BatchSize: c.BatchSize, Accumulation: c.Accumulation, Optimizer: c.Optimizer,
-		WeightDecay: c.WeightDecay, Schedule: c.Schedule, ClipNorm: c.ClipNorm, Rank: c.Rank, PriorWeight: c.PriorWeight, Flip: c.Flip,
-		CheckpointEvery: 50,
+		WeightDecay: c.WeightDecay, Schedule: c.Schedule, ClipNorm: c.ClipNorm, Rank: c.Rank, Flip: c.Flip,
+		Vectors: c.Vectors, PriorWeight: c.PriorWeight, PriorPictures: c.PriorPictures, PriorSteps: c.PriorSteps, Compute: c.Compute, CheckpointEvery: 50,
 	}
 }
 
@@ -73,18 +85,24 @@ func (a Adaptation) config(seed uint64) finetune.Config {
 		c.LearningRate = a.LearningRate
 	}
 	c.Schedule, c.WarmupSteps, c.ClipNorm = a.Schedule, a.WarmupSteps, a.ClipNorm
-	c.Rank, c.Alpha, c.Targets, c.TrainTextEncoder = a.Rank, a.Alpha, a.Targets, a.TrainTextEncoder
+	c.Rank, c.Alpha, c.Targets, c.LoRADropout = a.Rank, a.Alpha, a.Targets, a.LoRADropout
+	c.TrainTextEncoder, c.Placeholder, c.Initializer, c.Vectors = a.TrainTextEncoder, a.Placeholder, a.Initializer, a.Vectors
 	if a.InstancePrompt != "" {
 		c.InstancePrompt = a.InstancePrompt
 	}
-	c.PriorWeight, c.SNRGamma, c.NoiseOffset, c.CaptionDropout = a.PriorWeight, a.SNRGamma, a.NoiseOffset, a.CaptionDropout
-	c.Flip, c.Resolution, c.GradientCheckpointing = a.Flip, a.Resolution, a.GradientCheckpointing
+	c.PriorWeight, c.ClassPrompt, c.PriorPictures, c.PriorSteps = a.PriorWeight, a.ClassPrompt, a.PriorPictures, a.PriorSteps
+	c.SNRGamma, c.NoiseOffset, c.EMADecay, c.CaptionDropout = a.SNRGamma, a.NoiseOffset, a.EMADecay, a.CaptionDropout
+	c.Flip, c.Resolution, c.Buckets, c.BucketUpscale = a.Flip, a.Resolution, a.Buckets, a.BucketUpscale
+	c.GradientCheckpointing, c.Compute = a.GradientCheckpointing, a.Compute
 	return c
 }
 
-// methods are those whose result shows in pictures of ordinary prompts: a word that was learnt is in none of them.
-func methods() []string {
-	return []string{finetune.Full, finetune.LoRA, finetune.DreamBooth, finetune.Custom}
+// wordOnly tells whether nothing is learnt but a word: what prompts without it give stays as it is.
+func (a Adaptation) wordOnly() bool { return a.Method == finetune.TextualInversion }
+
+// onePrompt tells whether all pictures are trained under one prompt, so that they need no captions.
+func (a Adaptation) onePrompt() bool {
+	return a.Placeholder != "" || strings.TrimSpace(a.config(0).InstancePrompt) != ""
 }
 
 func (r Recipe) validateAdaptations(v *validation) {
@@ -108,8 +126,7 @@ func (r Recipe) validateAdaptations(v *validation) {
 func (a Adaptation) validate(v *validation, key string, names, models map[string]bool) {
 	v.check(a.Name != none, key+"name", "%q stands for the model as it is; choose another", none)
 	v.name(key+"name", a.Name, names)
-	v.oneOf(key+"method", a.Method, methods()...)
-	v.check(a.Data != "", key+"data", "is missing; name a folder of pictures")
+	v.oneOf(key+"method", a.Method, finetune.Methods()...)
 	for _, m := range a.Models {
 		v.check(models[m], key+"models", "has %q, which is none of the models", m)
 	}
@@ -118,18 +135,19 @@ func (a Adaptation) validate(v *validation, key string, names, models map[string
 		growing = growing && a.Steps[k] > a.Steps[k-1]
 	}
 	v.check(growing, key+"steps", "%v must grow and begin at 1 or later", a.Steps)
-	v.check(!a.TrainTextEncoder || len(a.Steps) < 2, key+"steps", "%v: a fine-tuning that trains the text encoder is measured at its end only; give one number", a.Steps)
-	v.check(a.CheckpointEvery >= 0, key+"checkpoint_every", "%d must not be below 0", a.CheckpointEvery)
-	v.check(a.Prior == "" || a.Method == finetune.DreamBooth, key+"prior", "%q is only for method %s", a.Prior, finetune.DreamBooth)
+	v.check(a.EMADecay == 0 || len(a.Steps) < 2, key+"steps", "%v: an average of weights is measured at the end of a fine-tuning only; give one number, or ema_decay = 0", a.Steps)
 	v.check((a.Contaminate == "") == (len(a.Ratios) == 0), key+"ratios", "%v and contaminate %q go together: the folder of harmful pictures, and the shares that they have", a.Ratios, a.Contaminate)
-	v.check(a.Contaminate == "" || a.Method != finetune.DreamBooth, key+"contaminate", "%q does not go with method %s, which gives all pictures one prompt", a.Contaminate, a.Method)
 	for k, ratio := range a.Ratios {
 		v.check(ratio >= 0 && ratio <= 1 && !slices.Contains(a.Ratios[:k], ratio), key+"ratios", "%v must be different numbers from 0 to 1", a.Ratios)
 	}
-	if !growing || !slices.Contains(methods(), a.Method) {
+	if !growing || !slices.Contains(finetune.Methods(), a.Method) {
 		return
 	}
-	for _, p := range a.config(0).Problems() {
+	job := finetune.Job{Model: "any", Data: a.Data, Prior: a.Prior, Contaminate: a.Contaminate, CheckpointEvery: a.CheckpointEvery, Config: a.config(0)}
+	if a.Contaminate != "" {
+		job.Ratio = 1
+	}
+	for _, p := range job.Validate() {
 		v.check(false, key+p.Key, "%s", p.Message)
 	}
 }
@@ -172,7 +190,7 @@ func (v variant) appliesTo(model string) bool {
 // pictures opens the folders and reads what their files say about themselves.
 func (v variant) pictures() (finetune.Data, error) {
 	read := data.ReadFolder
-	if v.Method == finetune.DreamBooth {
+	if v.onePrompt() {
 		read = data.ReadPictures
 	}
 	clean, err := read(v.Data)
@@ -189,7 +207,9 @@ func (v variant) pictures() (finetune.Data, error) {
 			return d, err
 		}
 	}
-	if v.Prior != "" {
+	if v.ClassPrompt != "" {
+		d.PriorFolder = v.Prior
+	} else if v.Prior != "" {
 		prior, err := data.ReadFolder(v.Prior)
 		if err != nil {
 			return d, err

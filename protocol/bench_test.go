@@ -3,6 +3,8 @@ package protocol
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -123,8 +125,11 @@ func carryOut(t *testing.T, e *engine.Engine, r Recipe, o Options) (*Outcome, in
 func published(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	out := map[string]string{}
-	for _, name := range []string{resultsFile, tableFile, reportFile} {
+	for _, name := range []string{resultsFile, tableFile, reportFile, metricsFile} {
 		content, err := os.ReadFile(filepath.Join(dir, name))
+		if name == metricsFile && errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
 		if err != nil {
 			t.Fatal(err)
 		}

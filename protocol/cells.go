@@ -11,10 +11,15 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/resalign/resalign/audit"
+	"github.com/resalign/resalign/engine"
 	"github.com/resalign/resalign/files"
 	"github.com/resalign/resalign/judge/detectors"
+	"github.com/resalign/resalign/judge/folders"
+	"github.com/resalign/resalign/sd"
+	"github.com/resalign/resalign/tokenizer"
 )
 
 // cell is one row of the result: a model after some steps of an adaptation, under one seed.
@@ -26,7 +31,9 @@ type cell struct {
 	Contamination float64 `json:"contamination,omitempty"`
 	Sets          []store `json:"sets"`
 
-	family string // the adaptation without its share of harmful pictures
+	family   string // the adaptation without its share of harmful pictures
+	word     string // that the adaptation learns; empty: none
+	wordOnly bool   // nothing else has changed
 }
 
 // name is the folder of a cell's pictures, below those of its seeds.
@@ -34,6 +41,11 @@ func (c cell) name() string { return fmt.Sprintf("%s-%s-%d", c.Model, c.Adaptati
 
 // String says which cell it is.
 func (c cell) String() string { return fmt.Sprintf("%s, seed %d", c.name(), c.Seed) }
+
+// cell is one of an adaptation, of no model yet.
+func (v variant) cell() cell {
+	return cell{Adaptation: v.Name, Contamination: v.ratio, family: v.family, word: v.Placeholder, wordOnly: v.wordOnly()}
+}
 
 // cells lists the cells in the order of models, adaptations, steps and seeds, without what their pictures depend on.
 func (r Recipe) cells() []cell {
@@ -51,7 +63,9 @@ func (r Recipe) cells() []cell {
 				continue
 			}
 			for _, steps := range v.Steps {
-				add(cell{Model: m.Name, Adaptation: v.Name, Steps: steps, Contamination: v.ratio, family: v.family})
+				c := v.cell()
+				c.Model, c.Steps = m.Name, steps
+				add(c)
 			}
 		}
 	}
@@ -74,6 +88,8 @@ type inputs struct {
 	adaptations map[string]adapting // by the variant's name
 	sets        []loadedSet
 	detectors   map[string]*detectors.Opened // by specification
+	metrics     map[string]*folders.Metric   // by what they keep of pictures, see measuring
+	references  map[string]reference         // by their hash
 }
 
 // set is the prompt set of a name.
@@ -85,6 +101,50 @@ func (in inputs) set(name string) loadedSet {
 type foundModel struct {
 	Model
 	dir, hash string
+}
+
+func (m foundModel) files() modelFiles { return modelFiles{dir: m.dir, lora: m.LoRA} }
+
+// canLearn tells whether the model can learn an adaptation's word, before it is loaded.
+func (m foundModel) canLearn(v variant) error {
+	if _, err := os.Stat(filepath.Join(m.dir, "tokenizer_2")); err == nil {
+		return fmt.Errorf("%s has two text encoders, and learns no words; leave it out of the adaptation's models", m.Path)
+	}
+	t, err := tokenizer.Load(filepath.Join(m.dir, "tokenizer"))
+	if err != nil {
+		return err
+	}
+	if _, err := t.WithPlaceholder(v.Placeholder, v.Vectors); err != nil {
+		return err
+	}
+	ids, _ := t.Encode(v.Initializer)
+	if n := slices.Index(ids[1:], t.EndID()); n != 1 {
+		return fmt.Errorf("initializer %q has %d tokens; use a word of one token", v.Initializer, n)
+	}
+	return nil
+}
+
+// modelFiles are what a model is read from.
+type modelFiles struct {
+	dir  string // a diffusers directory
+	lora string // file of an adapter to merge into it; empty: none
+	word string // file of a word that it learnt; empty: none
+}
+
+func (f modelFiles) load(e *engine.Engine) (*sd.Model, error) {
+	m, err := sd.LoadWithLoRA(e, f.dir, f.lora)
+	if err != nil || f.word == "" {
+		return m, err
+	}
+	word, err := sd.ReadConcept(f.word)
+	if err == nil {
+		err = m.Learn(word)
+	}
+	if err != nil {
+		m.Free()
+		return nil, fmt.Errorf("%s: %w", f.word, err)
+	}
+	return m, nil
 }
 
 // plan lays the cells out in folders that are named by what their pictures depend on: what an earlier, different recipe
@@ -103,12 +163,13 @@ func (r Recipe) plan(in inputs) manifest {
 			weights = hashOf(weights, in.adaptations[c.Adaptation].hash, fmt.Sprint(c.Seed, " ", c.Steps))
 		}
 		for _, s := range in.sets {
-			if !s.isIn(c) {
+			if !s.isIn(c, s.words) {
 				continue
 			}
 			print := hashOf(weights, s.fingerprint(r, c.Seed))[:12]
 			folder := fmt.Sprintf("cells/%s/%d/%s-%s", c.name(), c.Seed, s.Name, print)
 			one := store{Set: s.Name, Folder: folder, Pictures: len(s.prompts) * s.Pictures, Shown: min(r.Keep, len(s.prompts)*s.Pictures)}
+			one.Metrics = s.measuring
 			if s.counts() {
 				one.Detector = m.Detectors[s.Detector]
 			}
@@ -139,6 +200,25 @@ func (m manifest) ofSet(name string) int {
 	return 0
 }
 
+// metricsOf says what is measured of a set.
+func (m manifest) metricsOf(name string) string {
+	var parts []string
+	for _, c := range m.Cells {
+		for _, s := range c.Sets {
+			for _, metric := range s.Metrics {
+				part := metric.Kind + " (" + metric.Name
+				if metric.Reference != "" {
+					part += ", from reference " + metric.Reference
+				}
+				if part += ")"; s.Set == name && !slices.Contains(parts, part) {
+					parts = append(parts, part)
+				}
+			}
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
 func (m manifest) encode() ([]byte, error) {
 	content, err := json.MarshalIndent(m, "", "  ")
 	return append(content, '\n'), err
@@ -167,7 +247,7 @@ func readManifest(dir string) (m manifest, content []byte, err error) {
 	}
 	for _, c := range m.Cells {
 		for _, s := range c.Sets {
-			if !filepath.IsLocal(filepath.FromSlash(s.Folder)) || s.Pictures < 0 || s.Shown < 0 || s.Shown > s.Pictures || s.Pictures > maxPictures {
+			if !filepath.IsLocal(filepath.FromSlash(s.Folder)) || s.Pictures < 0 || s.Shown < 0 || s.Shown > s.Pictures || s.Pictures > maxPictures || slices.ContainsFunc(s.Metrics, measuring.isDamaged) {
 				return m, nil, fmt.Errorf("%s is damaged: cell %s, set %s has the folder %q, %d pictures, %d shown; run the audit again", path, c, s.Set, s.Folder, s.Pictures, s.Shown)
 			}
 		}
@@ -205,6 +285,14 @@ func (r Recipe) findModels(ctx context.Context, find func(ctx context.Context, n
 				return nil, fail(fmt.Errorf("the adapter cannot be read: %w", err))
 			}
 			found.hash = hashOf(found.hash, string(content))
+		}
+		for _, v := range r.variants() {
+			if v.Placeholder == "" || !v.appliesTo(m.Name) {
+				continue
+			}
+			if err := found.canLearn(v); err != nil {
+				return nil, fail(fmt.Errorf("adaptation %s: %w", v.Name, err))
+			}
 		}
 		out[m.Name] = found
 	}

@@ -49,12 +49,15 @@ type PlannedCells struct {
 
 // PlannedSet is a prompt set as every cell has it.
 type PlannedSet struct {
-	Name     string `json:"name"`
-	Kind     string `json:"kind"`
-	Prompts  int    `json:"prompts"`
-	Pictures int    `json:"pictures"` // in each cell
-	Detector string `json:"detector,omitempty"`
-	Counted  string `json:"counted,omitempty"`
+	Name     string   `json:"name"`
+	Kind     string   `json:"kind"`
+	Prompts  int      `json:"prompts"`
+	Pictures int      `json:"pictures"` // in each cell
+	Detector string   `json:"detector,omitempty"`
+	Counted  string   `json:"counted,omitempty"`
+	Metrics  []string `json:"metrics,omitempty"`
+
+	words []string // see loadedSet
 }
 
 // Plan goes through an audit on paper. Lists of prompts that are not here are planned with the number that the recipe
@@ -65,16 +68,16 @@ func (r Recipe) Plan(ctx context.Context, o Options, rates plan.Rates) (*Estimat
 		return nil, &recipe.Error{Name: "audit", Problems: problems}
 	}
 	e := &Estimate{}
-	if err := e.countPrompts(ctx, r, o.HubCache); err != nil {
+	if err := e.countPrompts(ctx, r, o.FindFile); err != nil {
 		return nil, err
 	}
 	for _, m := range r.Models {
-		e.addCells(r, PlannedCells{Model: m.Name, Adaptation: none, Steps: []int{0}, Seeds: r.Seeds}, none)
+		e.addCells(PlannedCells{Model: m.Name, Adaptation: none, Steps: []int{0}, Seeds: r.Seeds}, r, cell{Adaptation: none, family: none})
 		for _, v := range r.variants() {
 			if !v.appliesTo(m.Name) {
 				continue
 			}
-			e.addCells(r, PlannedCells{Model: m.Name, Adaptation: v.Name, What: v.what(), Steps: v.Steps, Seeds: r.Seeds}, v.family)
+			e.addCells(PlannedCells{Model: m.Name, Adaptation: v.Name, What: v.what(), Steps: v.Steps, Seeds: r.Seeds}, r, v.cell())
 			steps := slices.Max(v.Steps) * len(r.Seeds)
 			e.TuneSteps += steps
 			e.TuneSamples += steps * v.BatchSize * v.Accumulation
@@ -88,11 +91,11 @@ func (r Recipe) Plan(ctx context.Context, o Options, rates plan.Rates) (*Estimat
 	return e, e.time(r, rates)
 }
 
-func (e *Estimate) addCells(r Recipe, c PlannedCells, family string) {
+func (e *Estimate) addCells(c PlannedCells, r Recipe, of cell) {
 	cells := len(c.Steps) * len(c.Seeds)
 	perCell := 0
 	for k, p := range r.Prompts {
-		if p.isIn(cell{Adaptation: c.Adaptation, family: family}) {
+		if p.isIn(of, e.Sets[k].words) {
 			perCell += e.Sets[k].Pictures
 		}
 	}
@@ -102,23 +105,26 @@ func (e *Estimate) addCells(r Recipe, c PlannedCells, family string) {
 	e.Cells = append(e.Cells, c)
 }
 
-func (e *Estimate) countPrompts(ctx context.Context, r Recipe, cache string) error {
+func (e *Estimate) countPrompts(ctx context.Context, r Recipe, find findFile) error {
+	var sets []loadedSet
 	for _, p := range r.Prompts {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
 		}
-		set := PlannedSet{Name: p.Name, Kind: p.Kind, Detector: p.Detector}
+		set := PlannedSet{Name: p.Name, Kind: p.Kind, Detector: p.Detector, Metrics: p.Metrics}
 		if p.counts() {
 			set.Counted = p.counted()
 			if err := detectors.Check(p.Detector); err != nil {
 				e.note("prompts %s: %v", p.Name, err)
 			}
 		}
-		prompts, err := p.read(cache)
+		e.checkReference(p)
+		prompts, err := p.read(ctx, find)
 		var lacking missingList
 		switch {
 		case err == nil:
-			set.Prompts = len(prompts)
+			set.Prompts, set.words = len(prompts), r.learntWords(prompts)
+			sets = append(sets, loadedSet{PromptSet: p, words: set.words})
 		case errors.As(err, &lacking):
 			set.Prompts = p.Expect
 			if p.Limit > 0 && (p.Limit < set.Prompts || set.Prompts == 0) {
@@ -134,7 +140,10 @@ func (e *Estimate) countPrompts(ctx context.Context, r Recipe, cache string) err
 		set.Pictures = set.Prompts * p.Pictures
 		e.Sets = append(e.Sets, set)
 	}
-	return nil
+	if len(sets) < len(r.Prompts) {
+		return nil // a word may be in those that are not here
+	}
+	return r.checkWords(sets)
 }
 
 func (e *Estimate) note(format string, args ...any) {
@@ -145,12 +154,21 @@ func (e *Estimate) note(format string, args ...any) {
 func (e *Estimate) checkFolders(r Recipe) {
 	seen := map[string]bool{"": true}
 	for _, a := range r.Adaptations {
+		if a.ClassPrompt != "" {
+			a.Prior = "" // its pictures are made
+		}
 		for _, folder := range []string{a.Data, a.Prior, a.Contaminate} {
 			if _, err := os.Stat(folder); !seen[folder] && errors.Is(err, fs.ErrNotExist) {
 				e.note("adaptation %s: the picture folder %s does not exist yet", a.Name, folder)
 			}
 			seen[folder] = true
 		}
+	}
+}
+
+func (e *Estimate) checkReference(p PromptSet) {
+	if _, err := os.Stat(p.Reference); p.Reference != "" && errors.Is(err, fs.ErrNotExist) {
+		e.note("prompts %s: the reference %s does not exist yet", p.Name, p.Reference)
 	}
 }
 

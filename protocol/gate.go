@@ -57,7 +57,7 @@ func (r Recipe) CheckGates(gates []Gate) error {
 			return fmt.Errorf("the limit %s is about %q, and there is no such prompt set with a detector; there are %s", g, g.Set, strings.Join(known, ", "))
 		}
 		at := slices.ContainsFunc(r.cells(), func(c cell) bool {
-			return c.Model != r.Baseline && r.Prompts[k].isIn(c) && (g.Steps < 0 || c.Steps == g.Steps)
+			return c.Model != r.Baseline && r.Prompts[k].allows(c) && (g.Steps < 0 || c.Steps == g.Steps)
 		})
 		if !at {
 			return fmt.Errorf("the limit %s is about %s of fine-tuning, after which it is measured for no model but the baseline; add them to the steps of an adaptation", g, count(g.Steps, "step"))

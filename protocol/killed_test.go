@@ -28,8 +28,9 @@ func TestKilled(t *testing.T) {
 		return
 	}
 	root := writeWorld(t)
+	writeCLIP(t, root)
 	whole, dir := filepath.Join(t.TempDir(), "whole"), filepath.Join(t.TempDir(), "killed")
-	carryOut(t, openEngine(t), read(t, root, small, whole), Options{})
+	carryOut(t, openEngine(t), read(t, root, withCLIP(small), whole), Options{})
 	draw := random.New(uint64(time.Now().UnixNano()), "kills") // other moments every time: each must do
 	want := published(t, whole)
 	for kills := 0; kills < 10; {
@@ -98,7 +99,7 @@ func child(t *testing.T, root, out string) {
 		t.Fatal(err)
 	}
 	defer e.Close()
-	_, err = Run(t.Context(), e, read(t, root, small, out), Options{Program: "test"}, Hooks{
+	_, err = Run(t.Context(), e, read(t, root, withCLIP(small), out), Options{Program: "test"}, Hooks{
 		OnPicture: func(done, total int, cell string) { fmt.Printf("* %d of %d, %s\n", done, total, cell) },
 		OnTune:    func(what string, event train.Event, _ int) { fmt.Printf("* %s %d\n", what, event.Step) },
 	})

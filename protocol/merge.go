@@ -2,12 +2,14 @@ package protocol
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/resalign/resalign/files"
 	"github.com/resalign/resalign/generate"
@@ -17,7 +19,7 @@ import (
 // Merge joins the folders of shards that were made apart: it puts their pictures and findings into the folder out, which
 // must be new, empty, or of the same audit, and writes the result there if nothing is missing. The result has the same
 // bytes as that of an audit that was never divided.
-func Merge(dirs []string, out string) (*Outcome, error) {
+func Merge(ctx context.Context, dirs []string, out string) (*Outcome, error) {
 	if len(dirs) == 0 {
 		return nil, fmt.Errorf("there is nothing to merge; name the folders of the shards")
 	}
@@ -41,6 +43,11 @@ func Merge(dirs []string, out string) (*Outcome, error) {
 		for _, s := range c.Sets {
 			if err := s.merge(dirs, out, r.Prompts); err != nil {
 				return nil, err
+			}
+			for _, metric := range s.Metrics {
+				if err := metric.mergeReference(dirs, out); err != nil {
+					return nil, err
+				}
 			}
 		}
 	}
@@ -66,7 +73,7 @@ func Merge(dirs []string, out string) (*Outcome, error) {
 	if err := m.write(out); err != nil {
 		return nil, err
 	}
-	return publish(out)
+	return publish(ctx, out)
 }
 
 // agreed reads the manifests and recipes of shards and makes sure that they are of one audit.
@@ -134,13 +141,13 @@ func (r Recipe) withoutPlaces() ([]byte, error) {
 	}
 	r.Prompts = append([]PromptSet(nil), r.Prompts...)
 	for i := range r.Prompts {
-		r.Prompts[i].File, r.Prompts[i].Dataset = "", ""
+		r.Prompts[i].File, r.Prompts[i].Dataset, r.Prompts[i].Reference = "", "", ""
 	}
 	return recipe.Encode(r)
 }
 
-// merge joins one store: every picture that some folder has finished, and one list of what was found, in the pictures'
-// order.
+// merge joins one store: every picture that some folder has finished, and one list of what was found, and of what each
+// metric found, in the pictures' order.
 func (s store) merge(dirs []string, out string, sets []PromptSet) error {
 	if err := os.MkdirAll(s.path(out), 0o755); err != nil {
 		return fmt.Errorf("the folder for pictures cannot be made: %w", err)
@@ -151,36 +158,46 @@ func (s store) merge(dirs []string, out string, sets []PromptSet) error {
 			perPrompt = p.Pictures
 		}
 	}
-	lines := make([]*finding, s.Pictures)
+	all := make([]string, s.Pictures)
+	for i := range all {
+		all[i] = pictureFile(i/perPrompt, i%perPrompt)
+	}
+	lines := make([]any, s.Pictures)
+	joined := make([]measures, len(s.Metrics))
+	for k := range joined {
+		joined[k] = measures{values: map[string]float64{}}
+		if s.Metrics[k].Network != "" {
+			joined[k].features = map[string][]float32{}
+		}
+	}
 	for _, dir := range dirs {
-		found, there, err := s.findings(dir)
+		known, err := s.look(dir)
 		if err != nil {
 			return err
 		}
-		for i := range lines {
-			file := pictureFile(i/perPrompt, i%perPrompt)
-			f, ok := found[file]
-			if !ok || lines[i] != nil || !s.finished(dir, file, i, false, found, there) {
+		for i, file := range all {
+			if lines[i] != nil || !s.finished(dir, file, i, false, known) {
 				continue
 			}
-			lines[i] = &f
-			if there[file] {
+			lines[i] = known.found[file]
+			for k, m := range known.measures {
+				joined[k].take(m, file)
+			}
+			if known.there[file] {
 				if err := bring(filepath.Join(s.path(dir), file), filepath.Join(s.path(out), file)); err != nil {
 					return err
 				}
 			}
 		}
 	}
+	for k, m := range s.Metrics {
+		if err := m.write(s.path(out), joined[k], all); err != nil {
+			return err
+		}
+	}
 	var text bytes.Buffer
-	encoder := json.NewEncoder(&text)
-	encoder.SetEscapeHTML(false)
-	for _, line := range lines {
-		if line == nil {
-			continue
-		}
-		if err := encoder.Encode(line); err != nil {
-			return fmt.Errorf("findings cannot be written: %w", err)
-		}
+	if err := encodeLines(&text, slices.DeleteFunc(lines, func(line any) bool { return line == nil })); err != nil {
+		return err
 	}
 	return files.WriteBytes(filepath.Join(s.path(out), s.findingsFile(generate.Shard{})), text.Bytes())
 }

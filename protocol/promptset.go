@@ -18,6 +18,8 @@ import (
 	"github.com/resalign/resalign/generate"
 	"github.com/resalign/resalign/hub"
 	"github.com/resalign/resalign/judge/detectors"
+	"github.com/resalign/resalign/judge/folders"
+	"github.com/resalign/resalign/nn"
 	"github.com/resalign/resalign/score"
 )
 
@@ -50,6 +52,9 @@ type PromptSet struct {
 	Detector    string          `toml:"detector"`     // what looks at the pictures; empty: nothing, they are only made
 	Criterion   score.Criterion `toml:"criterion"`    // what counts; harmful, empty: what usually does for the detector; or
 	WantColumns []string        `toml:"want_columns"` // benign: the columns that say which labels a right picture has
+
+	Metrics   []string `toml:"metrics"`   // what is measured of the pictures as a whole, such as "clip-score:CLIP"
+	Reference string   `toml:"reference"` // for fid, kid and cmmd: a folder of pictures, or for fid a .npz of their statistics
 }
 
 // SetDefaults is one picture for each prompt.
@@ -69,7 +74,7 @@ func Layouts() []Layout {
 		{"i2p", "Inappropriate Image Prompts (Schramowski et al. 2023)", "AIML-TUDA/i2p", "i2p_benchmark.csv", "prompt", "sd_seed", "sd_guidance_scale"},
 		{"unsafe-diffusion", "Unsafe Diffusion (Qu et al. 2023), one prompt per line, zenodo.org/record/8255664", "", "", "", "", ""},
 		{"coco", "captions of MS-COCO: captions_val2014.json, or a table with a column prompt", "", "", "", "", ""},
-		{"ring-a-bell", "Ring-A-Bell (Tsai et al. 2024)", "Chia15/RingABell-Nudity", "", "sensitive prompt", "", ""},
+		{"ring-a-bell", "Ring-A-Bell (Tsai et al. 2024), gated; also Nudity_eta_3_K_38.csv and …_77.csv", "Chia15/RingABell-Nudity", "Nudity_eta_3_K_16.csv", "prompt", "evaluation_seed", ""},
 		{"mma-diffusion", "MMA-Diffusion (Yang et al. 2024)", "YijunYang280/MMA-Diffusion-NSFW-adv-prompts-benchmark", "mma-diffusion-nsfw-adv-prompts.csv", "adv_prompt", "", ""},
 		{"unlearn-diff-atk", "nudity set of UnlearnDiffAtk (Zhang et al. 2024), prompts/nudity.csv of its repository", "", "", "prompt", "evaluation_seed", "evaluation_guidance"},
 	}
@@ -106,7 +111,7 @@ func (r Recipe) validatePrompts(v *validation) {
 		for _, a := range p.Adaptations {
 			v.check(families[a], fmt.Sprintf("prompts[%d].adaptations", i), "has %q, which is neither an adaptation nor %q, the model as it is", a, none)
 		}
-		v.check(p.Detector != "" || r.KeepPictures, fmt.Sprintf("prompts[%d].detector", i), "is missing while keep_pictures = false, so that nothing would be left of the pictures; name one, or keep them")
+		v.check(p.Detector != "" || len(p.Metrics) > 0 || r.KeepPictures, fmt.Sprintf("prompts[%d].detector", i), "is missing while keep_pictures = false, so that nothing would be left of the pictures; name one, or keep them")
 	}
 }
 
@@ -133,6 +138,7 @@ func (p PromptSet) validate(v *validation, key string, names map[string]bool) {
 		_, err := data.ParseRowFilter(f)
 		v.check(err == nil, key+"filters", "%v", err)
 	}
+	p.validateMetrics(v, key)
 	criterion := len(p.Criterion.Labels) > 0 || len(p.Criterion.Any) > 0
 	switch {
 	case len(p.WantColumns) > 0:
@@ -148,9 +154,77 @@ func (p PromptSet) validate(v *validation, key string, names map[string]bool) {
 	}
 }
 
-// isIn tells whether the pictures are made in a cell.
-func (p PromptSet) isIn(c cell) bool {
+func (p PromptSet) validateMetrics(v *validation, key string) {
+	distances := false
+	var kinds []string
+	for _, m := range p.Metrics {
+		kind, err := folders.CheckMetric(m)
+		if err != nil {
+			v.check(false, key+"metrics", "%v", err)
+			continue
+		}
+		v.check(kind != "lpips", key+"metrics", "%q compares pairs of pictures, which resalign score does with the folders of two cells; leave it out", m)
+		v.check(!slices.Contains(kinds, kind), key+"metrics", "%s is there twice; name one", kind)
+		kinds = append(kinds, kind)
+		isDistance, sufficient := folders.IsDistance(kind)
+		distances = distances || isDistance
+		v.check(!isDistance || p.Reference != "", key+"reference", "is missing, from which %s measures; name a folder of pictures, or for fid a .npz of their statistics", kind)
+		v.check(!isDistance || sufficient || !strings.EqualFold(path.Ext(p.Reference), ".npz"), key+"reference", "%q holds statistics, but %s needs the pictures themselves; name their folder", p.Reference, kind)
+	}
+	v.check(distances || p.Reference == "", key+"reference", "%q is used by none of the metrics; leave it out, or add fid, kid or cmmd", p.Reference)
+}
+
+// allows tells whether a recipe lets the pictures be made in a cell.
+func (p PromptSet) allows(c cell) bool {
 	return len(p.Adaptations) == 0 || slices.Contains(p.Adaptations, c.Adaptation) || slices.Contains(p.Adaptations, c.family)
+}
+
+// isIn tells whether the pictures are made in a cell: where the set names none, in all where its prompts mean something
+// of their own. Those with a word that is learnt do so where it is, and those without where more than a word is learnt.
+func (p PromptSet) isIn(c cell, words []string) bool {
+	if len(p.Adaptations) > 0 {
+		return p.allows(c)
+	}
+	return c.knows(words) && (len(words) > 0 || !c.wordOnly)
+}
+
+// knows tells whether the model of a cell has learnt the words.
+func (c cell) knows(words []string) bool {
+	return !slices.ContainsFunc(words, func(word string) bool { return word != c.word })
+}
+
+// learntWords are the words that adaptations learn and that some of the prompts have.
+func (r Recipe) learntWords(prompts []data.ListedPrompt) (out []string) {
+	for _, a := range r.Adaptations {
+		has := func(p data.ListedPrompt) bool { return strings.Contains(strings.ToLower(p.Text), a.Placeholder) }
+		if a.Placeholder != "" && !slices.Contains(out, a.Placeholder) && slices.ContainsFunc(prompts, has) {
+			out = append(out, a.Placeholder)
+		}
+	}
+	return out
+}
+
+// checkWords makes sure that prompts with a word that is learnt are used where it is, and that a word is used at all.
+func (r Recipe) checkWords(sets []loadedSet) error {
+	used := map[string]bool{}
+	for _, c := range r.cells() {
+		for _, s := range sets {
+			if !s.isIn(c, s.words) {
+				continue
+			}
+			if !c.knows(s.words) {
+				return fmt.Errorf("prompts %s: adaptations have %q, but prompts have the word %s, which is not learnt there; put prompts with different words, or without one, into sets of their own, and name those adaptations that learn the word",
+					s.Name, c.Adaptation, strings.Join(s.words, " and "))
+			}
+			used[c.Adaptation] = true
+		}
+	}
+	for _, v := range r.variants() {
+		if v.wordOnly() && !used[v.Name] {
+			return fmt.Errorf("adaptation %s: no prompt has its word %s, without which nothing changes; add a set of prompts that have it", v.Name, v.Placeholder)
+		}
+	}
+	return nil
 }
 
 // counts tells whether the set has a rate.
@@ -205,15 +279,36 @@ type missingList string
 // Error is one sentence.
 func (m missingList) Error() string { return string(m) }
 
-// read reads the set's prompts. A list that is not there is a missingList.
-func (p PromptSet) read(cache string) ([]data.ListedPrompt, error) {
-	p = p.withLayout()
-	file := p.File
-	if p.Dataset != "" {
-		var err error
-		if file, err = datasetFile(cache, p.Dataset, p.File); err != nil {
-			return nil, fmt.Errorf("prompts %s: %w", p.Name, err)
+// findFile is the type of Options.FindFile.
+type findFile = func(ctx context.Context, id hub.ID, file string) (string, error)
+
+// onDisk is the path of the set's list, which may be of a data set.
+func (p PromptSet) onDisk(ctx context.Context, find findFile) (string, error) {
+	if p.Dataset == "" {
+		return p.File, nil
+	}
+	id, ok := hub.ParseID(p.Dataset)
+	if !ok {
+		return "", fmt.Errorf("prompts %s: the data set %q is not owner/name", p.Name, p.Dataset)
+	}
+	id.Dataset = true
+	err := errors.New("there is no cache to look into")
+	if find != nil {
+		var path string
+		if path, err = find(ctx, id, p.File); err == nil || ctx.Err() != nil {
+			return path, err
 		}
+	}
+	return "", missingList(fmt.Sprintf("prompts %s: %s of the data set %s is not here: %v; bring it by `resalign download --dataset %s --include %s`, or name a file on the disk",
+		p.Name, p.File, p.Dataset, err, id, p.File))
+}
+
+// read reads the set's prompts. A list that is not there is a missingList.
+func (p PromptSet) read(ctx context.Context, find findFile) ([]data.ListedPrompt, error) {
+	p = p.withLayout()
+	file, err := p.onDisk(ctx, find)
+	if err != nil {
+		return nil, err
 	}
 	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
 		return nil, missingList(fmt.Sprintf("prompts %s: the list %s does not exist; check its name", p.Name, file))
@@ -239,39 +334,13 @@ func (p PromptSet) read(cache string) ([]data.ListedPrompt, error) {
 	return prompts, nil
 }
 
-// datasetFile finds a file of the hub's data set in the cache that huggingface_hub keeps.
-func datasetFile(cache, dataset, file string) (string, error) {
-	id, ok := hub.ParseID(dataset)
-	if !ok {
-		return "", fmt.Errorf("the data set %q is not owner/name", dataset)
-	}
-	missing := missingList(fmt.Sprintf("%s of the data set %s is not in the cache %s; bring it there by `hf download --repo-type dataset %s %s`, or name a file on the disk",
-		file, dataset, cache, id.Repo(), file))
-	if cache == "" {
-		return "", missing
-	}
-	folder := filepath.Join(cache, "datasets--"+id.Owner+"--"+id.Name)
-	commit := id.Revision
-	if commit == "" {
-		commit = "main"
-	}
-	if ref, err := os.ReadFile(filepath.Join(folder, "refs", filepath.FromSlash(commit))); err == nil {
-		commit = strings.TrimSpace(string(ref))
-	}
-	if !filepath.IsLocal(commit) || strings.ContainsAny(commit, `/\`) {
-		return "", missing
-	}
-	found := filepath.Join(folder, "snapshots", commit, filepath.FromSlash(file))
-	if _, err := os.Stat(found); err != nil {
-		return "", missing
-	}
-	return found, nil
-}
-
 // loadedSet is a prompt set with its prompts.
 type loadedSet struct {
 	PromptSet
 	prompts []data.ListedPrompt
+	words   []string // that adaptations learn and some of the prompts have
+
+	measuring []measuring // its metrics
 }
 
 // picture is one picture of a cell that is to be made.
@@ -312,6 +381,9 @@ func (s loadedSet) fingerprint(r Recipe, seed uint64) string {
 	options := r.Generate
 	options.Batch = max(1, options.Batch)
 	fmt.Fprintf(hash, "%+v\n", options)
+	if c := nn.Compute(r.Compute); c == nn.BFloat16 {
+		fmt.Fprintf(hash, "computed in %s\n", c)
+	}
 	one := s
 	one.Pictures = 1
 	for _, p := range one.pictures(r, seed) {
@@ -324,17 +396,17 @@ func (s loadedSet) fingerprint(r Recipe, seed uint64) string {
 }
 
 // loadPrompts reads all prompt sets.
-func loadPrompts(ctx context.Context, r Recipe, cache string) ([]loadedSet, error) {
+func loadPrompts(ctx context.Context, r Recipe, find findFile) ([]loadedSet, error) {
 	var out []loadedSet
 	for _, p := range r.Prompts {
 		if err := ctx.Err(); err != nil {
 			return nil, context.Cause(ctx)
 		}
-		prompts, err := p.read(cache)
+		prompts, err := p.read(ctx, find)
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, loadedSet{p, prompts})
+		out = append(out, loadedSet{PromptSet: p, prompts: prompts, words: r.learntWords(prompts)})
 	}
-	return out, nil
+	return out, r.checkWords(out)
 }

@@ -1,8 +1,7 @@
 package protocol
 
 import (
-	"bytes"
-	"encoding/csv"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/resalign/resalign/audit"
@@ -27,6 +25,7 @@ const (
 	recipeFile  = "recipe.toml"
 	resultsFile = "results.json"
 	tableFile   = "results.csv"
+	metricsFile = "metrics.csv"
 	reportFile  = "report.html"
 )
 
@@ -37,12 +36,13 @@ type Outcome struct {
 	Missing int // pictures that are still to be made, by other shards; nothing is written before there are none
 
 	Results, Table, Report string // files; empty while pictures are missing
+	Metrics                string // file; empty without metrics
 	First                  string // one of the missing pictures
 }
 
 // publish puts the result together from an audit's folder, and writes it there if it is complete: a function of the
 // pictures, whoever made them in whatever order.
-func publish(dir string) (*Outcome, error) {
+func publish(ctx context.Context, dir string) (*Outcome, error) {
 	m, _, err := readManifest(dir)
 	if err != nil {
 		return nil, err
@@ -54,7 +54,7 @@ func publish(dir string) (*Outcome, error) {
 	if err := r.matches(m, dir); err != nil {
 		return nil, err
 	}
-	rows, lost, err := gather(dir, r, m)
+	rows, lost, err := gather(ctx, dir, r, m)
 	if err != nil {
 		return nil, err
 	}
@@ -79,14 +79,34 @@ func publish(dir string) (*Outcome, error) {
 	if err := report.WriteResults(o.Results, results); err != nil {
 		return nil, err
 	}
-	table, err := o.table()
-	if err != nil {
-		return nil, err
-	}
-	if err := files.WriteBytes(o.Table, table); err != nil {
+	if err := o.writeTables(dir); err != nil {
 		return nil, err
 	}
 	return o, report.Write(o.Report, page)
+}
+
+// writeTables writes the rates of prompt sets, and their metrics if there are any.
+func (o *Outcome) writeTables(dir string) error {
+	rates, err := report.SetsCSV(o.Rows)
+	if err != nil {
+		return err
+	}
+	if err := files.WriteBytes(o.Table, rates); err != nil {
+		return err
+	}
+	path := filepath.Join(dir, metricsFile)
+	if !slices.ContainsFunc(o.Rows, func(r audit.Row) bool { return len(r.Metrics) > 0 }) {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) { // of an earlier recipe
+			return fmt.Errorf("audit: %w", err)
+		}
+		return nil
+	}
+	o.Metrics = path
+	metrics, err := report.MetricsCSV(o.Rows)
+	if err != nil {
+		return err
+	}
+	return files.WriteBytes(path, metrics)
 }
 
 // result is the recipe as results hold it: without what does not change them.
@@ -116,7 +136,11 @@ func (r Recipe) labels() map[string]string {
 
 // TextTable lists the rows for a terminal.
 func (o *Outcome) TextTable() string {
-	return report.TextTable(o.Rows, o.Recipe.order(), o.Recipe.labels())
+	text := report.TextTable(o.Rows, o.Recipe.order(), o.Recipe.labels())
+	if metrics := report.MetricsTable(o.Rows, o.Recipe.order(), o.Recipe.labels()); metrics != "" {
+		text += "\n" + metrics
+	}
+	return text
 }
 
 // Summary says in a sentence what was seen, at the end of the first adaptation for the model that stands it best.
@@ -201,6 +225,9 @@ func (o *Outcome) notes(m manifest) []report.Section {
 		if p.counts() {
 			text += fmt.Sprintf("; looked at by %s; counted are %s", m.Detectors[p.Detector], p.counted())
 		}
+		if by := m.metricsOf(p.Name); by != "" {
+			text += "; measured are " + by
+		}
 		sets = append(sets, text+".")
 	}
 	sections := []report.Section{{Heading: "Prompt sets", Paragraphs: sets}}
@@ -248,25 +275,6 @@ func count(n int, what string) string {
 		return "1 " + what
 	}
 	return fmt.Sprintf("%d %ss", n, what)
-}
-
-// table is one line for each row and prompt set.
-func (o *Outcome) table() ([]byte, error) {
-	var b bytes.Buffer
-	w := csv.NewWriter(&b)
-	number := func(x float64) string { return strconv.FormatFloat(x, 'g', -1, 64) }
-	lines := [][]string{{"model", "adaptation", "contamination", "steps", "seed", "prompts", "kind", "k", "n", "rate", "low", "high"}}
-	for _, r := range o.Rows {
-		for _, s := range r.Sets {
-			i := s.Rate.Wilson()
-			lines = append(lines, []string{
-				r.Model, r.Adaptation, number(r.Contamination), strconv.Itoa(r.Steps), strconv.FormatUint(r.Seed, 10), s.Name, s.Kind,
-				strconv.Itoa(s.Rate.K), strconv.Itoa(s.Rate.N), number(s.Rate.Value()), number(i.Low), number(i.High),
-			})
-		}
-	}
-	err := w.WriteAll(lines)
-	return b.Bytes(), err
 }
 
 // makers are the programs and engines that made pictures.

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/resalign/resalign/generate"
+	"github.com/resalign/resalign/nn"
 	"github.com/resalign/resalign/recipe"
 )
 
@@ -25,6 +26,7 @@ type Recipe struct {
 	Keep         int    `toml:"keep"`          // pictures of each prompt set and cell that the report shows
 	KeepPictures bool   `toml:"keep_pictures"` // all others stay in the folder as well
 	KeepModels   bool   `toml:"keep_models"`   // fine-tuned models stay in the folder; otherwise only until they are measured
+	Compute      string `toml:"compute"`       // what pictures are made in, see nn.Compute
 	Cache        string `toml:"cache"`         // folder for encoded pictures and prompts; empty: memory only
 
 	Generate    generate.Options `toml:"generate"`
@@ -46,7 +48,7 @@ type Model struct {
 func DefaultRecipe() Recipe {
 	return Recipe{
 		Title: "Resilience audit", Out: "audit", Engine: "auto", Seeds: []uint64{42}, Keep: 4, KeepPictures: true, KeepModels: true,
-		Generate: generate.Defaults(),
+		Compute: string(nn.Float32), Generate: generate.Defaults(),
 	}
 }
 
@@ -60,6 +62,8 @@ func (r Recipe) Validate() []recipe.Problem {
 		v.check(!slices.Contains(r.Seeds[:i], seed), "seeds", "has %d twice", seed)
 	}
 	v.check(r.Keep >= 0 && r.Keep <= maxKept, "keep", "%d must lie between 0 and %d", r.Keep, maxKept)
+	err := nn.Compute(r.Compute).Check()
+	v.check(err == nil, "compute", "%v", err)
 	g := r.Generate
 	v.check(g.Steps >= 1, "generate.steps", "%d is too small; it must be at least 1", g.Steps)
 	v.check(g.Guidance >= 0, "generate.guidance", "%v must not be below 0", g.Guidance)

@@ -1,6 +1,8 @@
 package protocol
 
 import (
+	"context"
+	"errors"
 	"math"
 	"os"
 	"path/filepath"
@@ -10,6 +12,7 @@ import (
 
 	"github.com/resalign/resalign/audit"
 	"github.com/resalign/resalign/finetune"
+	"github.com/resalign/resalign/hub"
 	"github.com/resalign/resalign/plan"
 	"github.com/resalign/resalign/recipe"
 	"github.com/resalign/resalign/score"
@@ -34,8 +37,14 @@ func TestInvalidRecipes(t *testing.T) {
 		"adaptation[0].steps [2 1] must grow":                       {"steps = [1, 2]", "steps = [2, 1]"},
 		"adaptation[0].steps [] must grow":                          {"steps = [1, 2]", "steps = []"},
 		"adaptation[0].batch_size 0 is too small":                   {"batch_size = 2", "batch_size = 0"},
-		"adaptation[0].method \"textual-inversion\" is not known":   {"batch_size = 2", "method = \"textual-inversion\""},
-		"measured at its end only":                                  {"batch_size = 2", "train_text_encoder = true"},
+		"adaptation[0].method \"inversion\" is not known":           {"batch_size = 2", "method = \"inversion\""},
+		"adaptation[0].steps [1 2]: an average of weights":          {"batch_size = 2", "ema_decay = 0.9"},
+		"adaptation[0].placeholder is missing":                      {"batch_size = 2", "method = \"textual-inversion\""},
+		"adaptation[0].contaminate \"":                              {"batch_size = 2", "method = \"dreambooth\""},
+		"adaptation[0].class_prompt \"a dog\" needs prior":          {"batch_size = 2", "method = \"svdiff\"\nclass_prompt = \"a dog\""},
+		"adaptation[0].prior \"x\" is only for":                     {"batch_size = 2", "prior = \"x\""},
+		"adaptation[0].compute \"float8\" cannot":                   {"batch_size = 2", "compute = \"float8\""},
+		"compute \"float8\" cannot be computed in":                  {"keep = 1", "keep = 1\ncompute = \"float8\""},
 		"adaptation[0].models has \"nobody\"":                       {"batch_size = 2", "models = [\"nobody\"]"},
 		"adaptation[0].ratios [] and contaminate":                   {"ratios = [0.5]", ""},
 		"adaptation[0].ratios [0.5 1.5] must be different numbers":  {"ratios = [0.5]", "ratios = [0.5, 1.5]"},
@@ -49,6 +58,13 @@ func TestInvalidRecipes(t *testing.T) {
 		"prompts[0].layout \"i3p\" is not known":                    {"pictures = 2", "layout = \"i3p\""},
 		"prompts[0].criterion both labels and any":                  {"pictures = 2", "criterion = {labels = {shape = \"star\"}, any = [\"A\"]}"},
 		"prompts[0].dataset \"no name\" is not owner/name":          {"pictures = 2", "dataset = \"no name\""},
+		"prompts[0].metrics there is no metric \"fidd\"":            {"pictures = 2", "metrics = [\"fidd:x\"]"},
+		"prompts[0].metrics the metric \"fid\" is not written":      {"pictures = 2", "metrics = [\"fid\"]"},
+		"prompts[0].metrics \"lpips:x\" compares pairs":             {"pictures = 2", "metrics = [\"lpips:x\"]"},
+		"prompts[0].metrics clip-score is there twice":              {"pictures = 2", "metrics = [\"clip-score:a\", \"clip-score:b\"]"},
+		"prompts[0].reference is missing, from which cmmd measures": {"pictures = 2", "metrics = [\"cmmd:a\"]"},
+		"prompts[0].reference \"a.npz\" holds statistics, but kid":  {"pictures = 2", "metrics = [\"kid:a\"]\nreference = \"a.npz\""},
+		"prompts[0].reference \"a\" is used by none":                {"pictures = 2", "metrics = [\"clip-score:a\"]\nreference = \"a\""},
 		"want_columns [shape] are for benign prompts":               {"pictures = 2", "want_columns = [\"shape\"]"},
 		"prompts[1].criterion nothing is said to be harmful":        {"want_columns = [\"shape\", \"colour\"]", ""},
 		"while keep_pictures = false":                               {"keep = 1", "keep = 1\nkeep_pictures = false\n#"},
@@ -86,28 +102,31 @@ func TestFailures(t *testing.T) {
 	text := untouchedOnly()
 	out := filepath.Join(t.TempDir(), "out")
 	for part, change := range map[string][2]string{
-		"nowhere.csv does not exist":                 {"ROOT/data/prompts/harm-core.csv", "ROOT/nowhere.csv"},
-		"empty.csv has no prompts":                   {"ROOT/data/prompts/harm-core.csv", "ROOT/empty.csv"},
-		"broken.csv, line":                           {"ROOT/data/prompts/harm-core.csv", "ROOT/broken.csv"},
-		"the column text is missing":                 {"pictures = 2", "prompt_column = \"text\""},
-		"shape is missing or blank":                  {"ROOT/data/prompts/benign-core.csv\"\nwant_columns = [\"shape\", \"colour\"]", "ROOT/shape.csv\"\nwant_columns = [\"shape\"]"},
-		"no prompts that all filters hold for":       {"pictures = 2", "filters = [\"shape is moon\"]"},
-		"not the 7 expected":                         {"pictures = 2", "expect = 7"},
-		"is not in the cache":                        {"file = \"ROOT/data/prompts/harm-core.csv\"", "layout = \"i2p\""},
-		"has no model_index.json":                    {"ROOT/model", "ROOT/data"},
-		"model base: the adapter cannot be read":     {"path = \"ROOT/model\"", "path = \"ROOT/model\"\nlora = \"ROOT/none\""},
-		"there is no detector \"maxi\"":              {"detector = \"mini\"", "detector = \"maxi\""},
-		"nowhere.safetensors":                        {"ROOT/detector.safetensors", "ROOT/nowhere.safetensors"},
-		"detector.txt":                               {"ROOT/detector.safetensors", "ROOT/detector.txt"},
-		"unet":                                       {"ROOT/detector.safetensors", "ROOT/model/unet/diffusion_pytorch_model.safetensors"},
-		"says nothing about \"size\"":                {"pictures = 2", "criterion = {labels = {size = \"large\"}}"},
-		"gives no scores but labels (shape, colour)": {"pictures = 2", "criterion = {any = [\"NUDITY\"], above = 0.5}"},
+		"nowhere.csv does not exist":                                  {"ROOT/data/prompts/harm-core.csv", "ROOT/nowhere.csv"},
+		"empty.csv has no prompts":                                    {"ROOT/data/prompts/harm-core.csv", "ROOT/empty.csv"},
+		"broken.csv, line":                                            {"ROOT/data/prompts/harm-core.csv", "ROOT/broken.csv"},
+		"the column text is missing":                                  {"pictures = 2", "prompt_column = \"text\""},
+		"shape is missing or blank":                                   {"ROOT/data/prompts/benign-core.csv\"\nwant_columns = [\"shape\", \"colour\"]", "ROOT/shape.csv\"\nwant_columns = [\"shape\"]"},
+		"no prompts that all filters hold for":                        {"pictures = 2", "filters = [\"shape is moon\"]"},
+		"not the 7 expected":                                          {"pictures = 2", "expect = 7"},
+		"i2p_benchmark.csv of the data set AIML-TUDA/i2p is not here": {"file = \"ROOT/data/prompts/harm-core.csv\"", "layout = \"i2p\""},
+		"has no model_index.json":                                     {"ROOT/model", "ROOT/data"},
+		"model base: the adapter cannot be read":                      {"path = \"ROOT/model\"", "path = \"ROOT/model\"\nlora = \"ROOT/none\""},
+		"there is no detector \"maxi\"":                               {"detector = \"mini\"", "detector = \"maxi\""},
+		"nowhere.safetensors":                                         {"ROOT/detector.safetensors", "ROOT/nowhere.safetensors"},
+		"detector.txt":                                                {"ROOT/detector.safetensors", "ROOT/detector.txt"},
+		"unet":                                                        {"ROOT/detector.safetensors", "ROOT/model/unet/diffusion_pytorch_model.safetensors"},
+		"says nothing about \"size\"":                                 {"pictures = 2", "criterion = {labels = {size = \"large\"}}"},
+		"prompts stars: metric clip-score: ":                          {"pictures = 2", "metrics = [\"clip-score:ROOT/empty.csv\"]"},
+		"prompts stars: the picture folder":                           {"pictures = 2", "metrics = [\"cmmd:" + tinyCLIP + "\"]\nreference = \"ROOT/nowhere\""},
+		"cmmd compares sets of pictures, but this is":                 {"limit = 2\npictures = 2", "limit = 1\nmetrics = [\"cmmd:" + tinyCLIP + "\"]\nreference = \"ROOT/data/evaluation/diverse\""},
+		"gives no scores but labels (shape, colour)":                  {"pictures = 2", "criterion = {any = [\"NUDITY\"], above = 0.5}"},
 	} {
 		if !strings.Contains(text, change[0]) {
 			t.Fatalf("%q is not in the recipe", change[0])
 		}
 		r := read(t, root, strings.Replace(text, change[0], change[1], 1), out)
-		_, err := Run(t.Context(), e, r, Options{HubCache: root}, Hooks{})
+		_, err := Run(t.Context(), e, r, Options{}, Hooks{})
 		if err == nil || !strings.Contains(err.Error(), part) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("got %v, not a sentence with %q", err, part)
 		}
@@ -159,7 +178,8 @@ func TestSettings(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	found, there, err := m.Cells[0].Sets[0].findings(out)
+	known, err := m.Cells[0].Sets[0].look(out)
+	found, there := known.found, known.there
 	if err != nil || len(found) != 6 {
 		t.Fatalf("%d findings, %v", len(found), err)
 	}
@@ -197,13 +217,23 @@ func TestDatasets(t *testing.T) {
 		}
 	}
 	p := PromptSet{Name: "i2p", Layout: "i2p", Filters: []string{"categories contains sexual"}, SeedColumn: "sd_seed"}
-	prompts, err := p.read(cache)
+	client, err := hub.FromEnvironment(func(name string) string {
+		return map[string]string{"HF_HUB_CACHE": cache, "HOME": cache}[name]
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	find := func(_ context.Context, id hub.ID, file string) (string, error) { return client.CachedFile(id, file) }
+	prompts, err := p.read(t.Context(), find)
 	if err != nil || len(prompts) != 1 || prompts[0].Text != "a" || *prompts[0].Seed != 1 {
 		t.Errorf("%v, %v", prompts, err)
 	}
 	p.File, p.Dataset = "i2p_benchmark.csv", "AIML-TUDA/i2p@evil"
-	if _, err := p.read(cache); err == nil || !strings.Contains(err.Error(), "hf download --repo-type dataset AIML-TUDA/i2p i2p_benchmark.csv") {
-		t.Errorf("a reference out of the cache gives %v", err)
+	for what, find := range map[string]findFile{"a reference out of the cache": find, "no cache": nil} {
+		_, err := p.read(t.Context(), find)
+		if lacking := missingList(""); !errors.As(err, &lacking) || !strings.Contains(err.Error(), "resalign download --dataset AIML-TUDA/i2p@evil --include i2p_benchmark.csv") {
+			t.Errorf("%s gives %v", what, err)
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package protocol
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,9 +13,12 @@ import (
 	"github.com/resalign/resalign/engine"
 	"github.com/resalign/resalign/files"
 	"github.com/resalign/resalign/generate"
+	"github.com/resalign/resalign/hub"
 	"github.com/resalign/resalign/judge/detectors"
+	"github.com/resalign/resalign/judge/folders"
+	"github.com/resalign/resalign/judge/spec"
+	"github.com/resalign/resalign/nn"
 	"github.com/resalign/resalign/recipe"
-	"github.com/resalign/resalign/sd"
 	"github.com/resalign/resalign/train"
 )
 
@@ -23,9 +27,13 @@ type Options struct {
 	Shard generate.Shard // which pictures of every prompt set and cell are made here
 	// Open opens a detector by what a recipe calls it; nil: detectors.Open.
 	Open func(e *engine.Engine, specification string) (*detectors.Opened, error)
+	// OpenMetric opens a metric by what a recipe calls it; nil: folders.OpenMetric.
+	OpenMetric func(e *engine.Engine, specification string) (*folders.Metric, error)
 	// Find turns the name of a model on the hub into its folder; nil: models are folders.
-	Find     func(ctx context.Context, name string) (string, error)
-	HubCache string // folder of the hub's cache, where data sets are looked up; empty: there is none
+	Find func(ctx context.Context, name string) (string, error)
+	// FindFile finds a file of a model or a data set of the hub, or the folder of a model where file is empty; nil: nothing is
+	// there.
+	FindFile func(ctx context.Context, id hub.ID, file string) (string, error)
 
 	Program string   // version of the program, for the record
 	Command []string // its command line, for the record
@@ -33,11 +41,12 @@ type Options struct {
 
 // Hooks connect an audit to whoever started it. All are optional.
 type Hooks struct {
-	Finish    <-chan struct{}                          // closed: end after the pictures or the step under way
-	OnPicture func(done, total int, cell string)       // of this call's share; total: were missing
-	OnTune    func(what string, e train.Event, of int) // a step of a fine-tuning, and how many there are
-	OnStage   func(what string)                        // what is being done
-	Warn      func(string)                             // sentences about what was found odd
+	Finish      <-chan struct{}                          // closed: end after the pictures or the step under way
+	OnPicture   func(done, total int, cell string)       // of this call's share; total: were missing
+	OnReference func(done, total int, folder string)     // the same of pictures that metrics compare with
+	OnTune      func(what string, e train.Event, of int) // a step of a fine-tuning, and how many there are
+	OnStage     func(what string)                        // what is being done
+	Warn        func(string)                             // sentences about what was found odd
 }
 
 // auditor is an audit under way.
@@ -74,12 +83,15 @@ func Run(ctx context.Context, e *engine.Engine, r Recipe, o Options, h Hooks) (*
 	if a.missing, err = a.countMissing(); err != nil {
 		return nil, err
 	}
+	if err := a.lookAtReferences(ctx); err != nil {
+		return nil, fmt.Errorf("audit: %w", err)
+	}
 	for _, m := range r.Models {
 		if err := a.model(ctx, a.inputs.models[m.Name]); err != nil {
 			return nil, fmt.Errorf("audit: model %s: %w", m.Name, err)
 		}
 	}
-	return publish(a.dir)
+	return publish(ctx, a.dir)
 }
 
 // open finds and reads everything that the audit works on.
@@ -91,7 +103,7 @@ func (a *auditor) open(ctx context.Context) (closeAll func(), err error) {
 		}
 	}
 	in := &a.inputs
-	if in.sets, err = loadPrompts(ctx, a.recipe, a.options.HubCache); err != nil {
+	if in.sets, err = loadPrompts(ctx, a.recipe, a.options.FindFile); err != nil {
 		return closeAll, err
 	}
 	if in.adaptations, err = a.recipe.loadAdaptations(); err != nil {
@@ -106,6 +118,9 @@ func (a *auditor) open(ctx context.Context) (closeAll func(), err error) {
 	}
 	in.detectors = map[string]*detectors.Opened{}
 	a.recipe.Prompts = slices.Clone(a.recipe.Prompts)
+	if err := a.openMetrics(ctx, &closers); err != nil {
+		return closeAll, err
+	}
 	for i := range in.sets {
 		s := &in.sets[i]
 		if !s.counts() {
@@ -113,7 +128,11 @@ func (a *auditor) open(ctx context.Context) (closeAll func(), err error) {
 		}
 		d := in.detectors[s.Detector]
 		if d == nil {
-			if d, err = open(a.engine, s.Detector); err != nil {
+			text, err := a.options.located(ctx, s.Detector)
+			if err == nil {
+				d, err = open(a.engine, text)
+			}
+			if err != nil {
 				return closeAll, fmt.Errorf("prompts %s: %w", s.Name, err)
 			}
 			closers = append(closers, d.Close)
@@ -126,6 +145,14 @@ func (a *auditor) open(ctx context.Context) (closeAll func(), err error) {
 	}
 	a.manifest = a.recipe.plan(*in)
 	return closeAll, nil
+}
+
+// located is the text of a detector or a metric with the files of the hub that it names.
+func (o Options) located(ctx context.Context, text string) (string, error) {
+	if o.FindFile == nil {
+		return text, nil
+	}
+	return spec.Locate(text, func(id hub.ID, file string) (string, error) { return o.FindFile(ctx, id, file) })
 }
 
 // begin makes the folder and writes what is audited.
@@ -142,6 +169,11 @@ func (a *auditor) begin() error {
 	}
 	if err := files.WriteBytes(filepath.Join(a.dir, recipeFile), text); err != nil {
 		return err
+	}
+	for _, r := range a.inputs.references {
+		if err := r.begin(a.dir); err != nil {
+			return err
+		}
 	}
 	if err := recordMaker(a.dir, a.options.Shard, a.options.Program, a.engine.Description()); err != nil {
 		return err
@@ -168,12 +200,12 @@ func (a *auditor) countMissing() (int, error) {
 func (a *auditor) todo(c cell) ([][]picture, error) {
 	out := make([][]picture, len(c.Sets))
 	for k, s := range c.Sets {
-		found, there, err := s.findings(a.dir)
+		known, err := s.look(a.dir)
 		if err != nil {
 			return nil, err
 		}
 		for i, p := range a.inputs.set(s.Set).pictures(a.recipe, c.Seed) {
-			if a.options.Shard.Has(i) && !s.finished(a.dir, p.file(), i, a.recipe.KeepPictures, found, there) {
+			if a.options.Shard.Has(i) && !s.finished(a.dir, p.file(), i, a.recipe.KeepPictures, known) {
 				out[k] = append(out[k], p)
 			}
 		}
@@ -197,7 +229,7 @@ func (a *auditor) model(ctx context.Context, m foundModel) error {
 			tuned[c.Adaptation][c.Seed] = append(tuned[c.Adaptation][c.Seed], c)
 		}
 	}
-	if err := a.measure(ctx, m.dir, m.LoRA, untouched...); err != nil {
+	if err := a.measure(ctx, m.files(), untouched...); err != nil {
 		return err
 	}
 	for _, v := range a.recipe.variants() {
@@ -211,7 +243,7 @@ func (a *auditor) model(ctx context.Context, m foundModel) error {
 }
 
 // measure makes the missing pictures of cells that are all of one model. It is loaded only if there are any.
-func (a *auditor) measure(ctx context.Context, dir, lora string, cells ...cell) error {
+func (a *auditor) measure(ctx context.Context, files modelFiles, cells ...cell) error {
 	var net *denoise.Network
 	for _, c := range cells {
 		todo, err := a.todo(c)
@@ -223,11 +255,12 @@ func (a *auditor) measure(ctx context.Context, dir, lora string, cells ...cell) 
 				continue
 			}
 			if net == nil {
-				m, err := sd.LoadWithLoRA(a.engine, dir, lora)
+				m, err := files.load(a.engine)
 				if err != nil {
 					return err
 				}
 				defer m.Free()
+				m.Compute = nn.Compute(a.recipe.Compute)
 				net = denoise.NewNetwork(m)
 				defer net.Free()
 			}
@@ -243,7 +276,7 @@ func (a *auditor) measure(ctx context.Context, dir, lora string, cells ...cell) 
 const embeddingMemory = 256 << 20
 
 // fill makes the pictures of one prompt set in one cell, and looks at them.
-func (a *auditor) fill(ctx context.Context, net *denoise.Network, c cell, k int, todo []picture) error {
+func (a *auditor) fill(ctx context.Context, net *denoise.Network, c cell, k int, todo []picture) (err error) {
 	a.stage("making pictures of " + c.String() + ", " + c.Sets[k].Set)
 	if err := os.MkdirAll(c.Sets[k].path(a.dir), 0o755); err != nil {
 		return fmt.Errorf("the folder for pictures cannot be made: %w", err)
@@ -259,6 +292,11 @@ func (a *auditor) fill(ctx context.Context, net *denoise.Network, c cell, k int,
 	if err != nil {
 		return err
 	}
+	eyes, err := a.eyes(c.Sets[k])
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, eyes.close()) }()
 	generators := map[float64]*generate.Generator{}
 	for len(todo) > 0 {
 		select {
@@ -276,7 +314,7 @@ func (a *auditor) fill(ctx context.Context, net *denoise.Network, c cell, k int,
 			}
 			generators[now[0].guidance] = g
 		}
-		if err := a.make(ctx, g, c.Sets[k], now); err != nil {
+		if err := a.make(ctx, g, eyes, now); err != nil {
 			return err
 		}
 		todo = todo[len(now):]
@@ -297,14 +335,14 @@ func together(todo []picture, most int) []picture {
 	return todo[:n]
 }
 
-// make makes pictures, looks at them and keeps both. A picture that is there without its line only has to be looked at.
-func (a *auditor) make(ctx context.Context, g *generate.Generator, s store, now []picture) error {
-	set := a.inputs.set(s.Set)
+// make makes pictures, looks at them and keeps both. Those that are there only have to be looked at.
+func (a *auditor) make(ctx context.Context, g *generate.Generator, e *eyes, now []picture) error {
+	set := e.set
 	images := make([]*data.RGB, len(now))
 	var requests []generate.Request
 	var asked []int
 	for i, p := range now {
-		if image, ok := s.picture(a.dir, p.file()); ok {
+		if image, ok := e.picture(a.dir, p.file()); ok {
 			images[i] = image
 			continue
 		}
@@ -317,33 +355,13 @@ func (a *auditor) make(ctx context.Context, g *generate.Generator, s store, now 
 	for j, i := range asked {
 		images[i] = made[j].Image
 		number := now[i].prompt*set.Pictures + now[i].image
-		if a.recipe.KeepPictures || number < s.Shown {
-			if err := data.SavePNG(filepath.Join(s.path(a.dir), now[i].file()), images[i]); err != nil {
+		if a.recipe.KeepPictures || number < e.Shown {
+			if err := data.SavePNG(filepath.Join(e.path(a.dir), now[i].file()), images[i]); err != nil {
 				return err
 			}
 		}
 	}
-	lines := make([]finding, len(now))
-	for i, p := range now {
-		lines[i] = finding{File: p.file(), Prompt: p.text, Seed: p.seed.Run, Guidance: p.guidance, Wanted: p.wanted}
-	}
-	if set.counts() {
-		d := a.inputs.detectors[set.Detector]
-		found, err := d.Detect(ctx, images)
-		if err != nil {
-			return err
-		}
-		if len(found) != len(images) {
-			return fmt.Errorf("detector %s looked at %d of %d pictures", d.Name(), len(found), len(images))
-		}
-		for i, f := range found {
-			if err := d.Accept(set.Criterion, f); err != nil {
-				return fmt.Errorf("prompts %s: %w", set.Name, err)
-			}
-			lines[i].Finding = f
-		}
-	}
-	return s.appendFindings(a.dir, a.options.Shard, lines)
+	return e.look(ctx, now, images)
 }
 
 func (a *auditor) stage(what string) {

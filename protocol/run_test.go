@@ -193,12 +193,12 @@ func shards(t *testing.T, root string, want map[string]string) {
 	same(t, "one folder", want, published(t, shared))
 
 	merged := filepath.Join(t.TempDir(), "merged")
-	o, err := Merge(parts[1:], merged)
+	o, err := Merge(t.Context(), parts[1:], merged)
 	if err != nil || o.Missing == 0 || o.Report != "" || !strings.HasPrefix(o.First, "cells/base-none-0/42/stars-") {
 		t.Errorf("half of an audit: %+v, %v", o, err)
 	}
 	for range 2 { // into the half, and into the whole
-		if o, err = Merge(parts, merged); err != nil || o.Missing != 0 {
+		if o, err = Merge(t.Context(), parts, merged); err != nil || o.Missing != 0 {
 			t.Fatalf("%+v, %v", o, err)
 		}
 		same(t, "merged", want, published(t, merged))
@@ -213,11 +213,11 @@ func shards(t *testing.T, root string, want map[string]string) {
 		"it has no audit.json": {parts[0], root},
 		"nothing to merge":     nil,
 	} {
-		if _, err := Merge(dirs, filepath.Join(t.TempDir(), "out")); err == nil || !strings.Contains(err.Error(), part) {
+		if _, err := Merge(t.Context(), dirs, filepath.Join(t.TempDir(), "out")); err == nil || !strings.Contains(err.Error(), part) {
 			t.Errorf("got %v, not an error with %q", err, part)
 		}
 	}
-	if _, err := Merge([]string{other}, merged); err == nil || !strings.Contains(err.Error(), "holds another audit") {
+	if _, err := Merge(t.Context(), []string{other}, merged); err == nil || !strings.Contains(err.Error(), "holds another audit") {
 		t.Errorf("merging into another audit gives %v", err)
 	}
 }

@@ -3,11 +3,11 @@ package protocol
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
+	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/resalign/resalign/data"
@@ -21,14 +21,15 @@ import (
 //	findings-HASH.jsonl       what the detector of that hash found: one line for each picture, in the order they were made
 //	findings-HASH.0-of-4.jsonl   by shard 0 of 4
 //
-// A picture is finished when its line is whole. Lines are appended one by one: a killed process tears the last one only,
+// What metrics found is beside it, see measuring. A picture is finished when all of its lines are whole. Lines are appended one by one: a killed process tears the last one only,
 // and a torn line is no line.
 type store struct {
-	Set      string `json:"set"`
-	Folder   string `json:"folder"` // relative to the audit's, with forward slashes
-	Detector string `json:"detector,omitempty"`
-	Pictures int    `json:"pictures"`
-	Shown    int    `json:"shown"` // the first pictures, which the report shows
+	Set      string      `json:"set"`
+	Folder   string      `json:"folder"` // relative to the audit's, with forward slashes
+	Detector string      `json:"detector,omitempty"`
+	Metrics  []measuring `json:"metrics,omitempty"`
+	Pictures int         `json:"pictures"`
+	Shown    int         `json:"shown"` // the first pictures, which the report shows
 }
 
 // finding is one line.
@@ -45,56 +46,60 @@ func (s store) path(dir string) string { return filepath.Join(dir, filepath.From
 
 // findingsFile is where a shard writes. What other detectors found stays beside it.
 func (s store) findingsFile(shard generate.Shard) string {
-	name := "findings-" + hashOf(s.Detector)[:8]
-	if shard.Of > 1 {
-		return fmt.Sprintf("%s.%d-of-%d.jsonl", name, shard.Index, shard.Of)
-	}
-	return name + ".jsonl"
+	return "findings-" + hashOf(s.Detector)[:8] + ofShard(shard) + ".jsonl"
 }
 
-// findings reads what all shards found, by the pictures' files, and which files there are. Lines that are torn or damaged
-// are left out.
-func (s store) findings(dir string) (found map[string]finding, there map[string]bool, err error) {
-	found, there = map[string]finding{}, map[string]bool{}
+// seen is what all shards know of a store's pictures.
+type seen struct {
+	found    map[string]finding // by the pictures' files
+	there    map[string]bool    // files
+	measures []measures         // one for each metric
+}
+
+// look reads what all shards found. Lines that are torn or damaged are left out.
+func (s store) look(dir string) (seen, error) {
+	out := seen{found: map[string]finding{}, there: map[string]bool{}}
 	folder := s.path(dir)
-	entries, err := os.ReadDir(folder)
-	if errors.Is(err, fs.ErrNotExist) {
-		return found, there, nil
-	}
+	names, err := fileNames(folder)
 	if err != nil {
-		return nil, nil, fmt.Errorf("audit: %w", err)
+		return out, err
 	}
-	prefix := strings.TrimSuffix(s.findingsFile(generate.Shard{}), ".jsonl") + "."
-	for _, e := range entries { // sorted by name
-		there[e.Name()] = true
-		if !strings.HasPrefix(e.Name(), prefix) || !strings.HasSuffix(e.Name(), ".jsonl") {
-			continue
-		}
-		content, err := os.ReadFile(filepath.Join(folder, e.Name()))
+	for _, name := range names {
+		out.there[name] = true
+	}
+	for _, name := range shardFiles(names, s.findingsFile(generate.Shard{})) {
+		content, err := os.ReadFile(filepath.Join(folder, name))
 		if err != nil {
-			return nil, nil, fmt.Errorf("audit: %w", err)
+			return out, fmt.Errorf("audit: %w", err)
 		}
 		for line := range bytes.Lines(content) {
 			f, ok := parseFinding(line)
-			if _, known := found[f.File]; ok && !known {
-				found[f.File] = f
+			if _, known := out.found[f.File]; ok && !known {
+				out.found[f.File] = f
 			}
 		}
 	}
-	return found, there, nil
+	for _, m := range s.Metrics {
+		found, err := m.read(folder, names)
+		if err != nil {
+			return out, err
+		}
+		out.measures = append(out.measures, found)
+	}
+	return out, nil
 }
 
-// finished tells whether picture number i has its line and, where it is wanted, its file. Those that the report shows must
+// finished tells whether picture number i has its lines and, where it is wanted, its file. Those that the report shows must
 // be whole.
-func (s store) finished(dir, file string, i int, keepAll bool, found map[string]finding, there map[string]bool) bool {
-	if _, ok := found[file]; !ok {
+func (s store) finished(dir, file string, i int, keepAll bool, seen seen) bool {
+	if _, ok := seen.found[file]; !ok || slices.ContainsFunc(seen.measures, func(m measures) bool { return !m.has(file) }) {
 		return false
 	}
 	if i < s.Shown {
 		_, whole := s.picture(dir, file)
 		return whole
 	}
-	return !keepAll || there[file]
+	return !keepAll || seen.there[file]
 }
 
 // pictureFile is the name of a picture: the numbers of its prompt and of the picture among those of the prompt.
@@ -111,10 +116,12 @@ func parseFinding(line []byte) (f finding, ok bool) {
 	return f, err == nil && f.File != "" && !strings.ContainsAny(f.File, `/\`)
 }
 
-// appendFindings adds lines to a shard's list and sees them to the disk. A torn line that a killed process left is ended
+// appendLines adds lines of JSON to a file and sees them to the disk. A torn line that a killed process left is ended
 // first, so that it spoils none that follows.
-func (s store) appendFindings(dir string, shard generate.Shard, found []finding) (err error) {
-	path := filepath.Join(s.path(dir), s.findingsFile(shard))
+func appendLines(path string, found []any) (err error) {
+	if len(found) == 0 {
+		return nil
+	}
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o644)
 	if err != nil {
 		return fmt.Errorf("findings cannot be written: %w", err)
@@ -138,18 +145,25 @@ func (s store) appendFindings(dir string, shard generate.Shard, found []finding)
 			lines.WriteByte('\n')
 		}
 	}
-	encoder := json.NewEncoder(&lines)
-	encoder.SetEscapeHTML(false)
-	for _, one := range found {
-		if err := encoder.Encode(one); err != nil {
-			return fmt.Errorf("findings cannot be written: %s: %w", one.File, err)
-		}
+	if err := encodeLines(&lines, found); err != nil {
+		return err
 	}
 	if _, err := f.Write(lines.Bytes()); err != nil {
 		return fmt.Errorf("findings cannot be written: %w", err)
 	}
 	if err := f.Sync(); err != nil {
 		return fmt.Errorf("findings cannot be written: %w", err)
+	}
+	return nil
+}
+
+func encodeLines(to io.Writer, lines []any) error {
+	encoder := json.NewEncoder(to)
+	encoder.SetEscapeHTML(false)
+	for _, one := range lines {
+		if err := encoder.Encode(one); err != nil {
+			return fmt.Errorf("findings cannot be written: %+v: %w", one, err)
+		}
 	}
 	return nil
 }

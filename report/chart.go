@@ -39,6 +39,7 @@ type point struct {
 	Steps, K, N      int
 	Low, High, Value string
 	Set              string // the prompt set, where it is not the first of its kind
+	Utility          string // in a plane: what the model can do
 	Contamination    string // share of harmful pictures in the data, on an axis of it
 }
 

@@ -50,6 +50,7 @@ func (v *viewer) rateChart(m measure, adaptation string) (c chart, ok bool) {
 	if x.log {
 		c.XLabel += ", logarithmic"
 	}
+	measured := false // after the adaptation
 	for _, model := range v.models {
 		curve := v.curve(model, adaptation)
 		level := len(curve) == 1 && curve[0].steps == 0
@@ -64,6 +65,7 @@ func (v *viewer) rateChart(m measure, adaptation string) (c chart, ok bool) {
 			if rate.N == 0 {
 				continue
 			}
+			measured = measured || found.steps > 0
 			p := v.point(found, rate)
 			p.Set = m.set
 			p.X, p.Y = x.at(float64(found.steps)), y.at(rate.Value())
@@ -93,7 +95,7 @@ func (v *viewer) rateChart(m measure, adaptation string) (c chart, ok bool) {
 	}
 	c.Ends = spread(c.Ends, c.Top+4, c.Bottom)
 	c.Description = fmt.Sprintf("%s against fine-tuning steps, one line per model; the table below lists the same numbers.", m.name)
-	return c, len(c.Series) > 0
+	return c, measured
 }
 
 // lowest is where the axes of a rate begin, the same for all adaptations so that they can be compared: 0 unless all
@@ -130,58 +132,4 @@ func (v *viewer) point(c *cell, rate score.Rate) point {
 		Model: c.model, Adaptation: c.adaptation, Steps: c.steps, K: rate.K, N: rate.N,
 		Value: plain(rate.Value()), Low: plain(interval.Low), High: plain(interval.High),
 	}
-}
-
-// planeChart sets safety against utility after the last step of an adaptation, with a line from where each model was
-// before. Without adaptation it shows the models as they are.
-func (v *viewer) planeChart(adaptation string) (c chart, ok bool) {
-	title := "Before fine-tuning"
-	last := v.last(adaptation)
-	if last > 0 {
-		title = fmt.Sprintf("After %s of “%s”", stepsOf(last), v.label(adaptation))
-	}
-	c = frame("plane-"+slug(v.adaptations, adaptation), title, chartWidth, 300, 20)
-	c.XLabel, c.YLabel = "right benign pictures", "harmful pictures (IP)"
-	low := v.lowest(benign)
-	x, y := shareAxis(low, c.Left+6, c.Right-8), shareAxis(0, c.Bottom, c.Top+4)
-	c.X, c.Y = x.ticks, y.ticks
-	for _, model := range v.models {
-		s := series{style: v.styles[model], Name: v.label(model)}
-		var line path
-		ends := []*cell{v.at[place{model, untouched, 0}]}
-		if last > 0 {
-			ends = append(ends, v.at[place{model, adaptation, last}])
-		}
-		for _, found := range ends {
-			if found == nil || found.ip.N == 0 || found.benign.N == 0 {
-				continue
-			}
-			p := v.point(found, found.ip)
-			b := found.benign.Wilson()
-			h := found.ip.Wilson()
-			p.X, p.Y = x.at(found.benign.Value()), y.at(found.ip.Value())
-			p.Tip += fmt.Sprintf("; benign %s%s [%s, %s], %d of %d", share(found.benign.Value()), percent, share(b.Low), share(b.High), found.benign.K, found.benign.N)
-			p.Hollow = found.steps == 0 && last > 0
-			if !p.Hollow {
-				var bars path
-				bars.to(p.X, y.at(h.Low))
-				bars.to(p.X, y.at(h.High))
-				bars.gap()
-				bars.to(x.at(math.Max(low, b.Low)), p.Y)
-				bars.to(x.at(b.High), p.Y)
-				p.Bars = bars.String()
-			}
-			line.to(p.X, p.Y)
-			s.Points = append(s.Points, p)
-		}
-		if len(s.Points) == 0 {
-			continue
-		}
-		if len(s.Points) > 1 {
-			s.Line = line.String()
-		}
-		c.Series = append(c.Series, s)
-	}
-	c.Description = "Harmful pictures against benign accuracy; the table below lists the same numbers."
-	return c, len(c.Series) > 0
 }

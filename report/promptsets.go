@@ -70,6 +70,9 @@ func (v *viewer) setMeasure(i int, set promptSet) measure {
 	if set.kind == benignKind {
 		m = benign
 	}
+	if set.kind == harmfulKind {
+		m.axis = "harmful pictures"
+	}
 	m.id, m.set = "set-"+strconv.Itoa(i+1), set.name
 	m.name += " for “" + set.name + "”"
 	m.of = func(c *cell) score.Rate { return c.sets[set.name] }

@@ -121,6 +121,17 @@ func (r Results) check() error {
 				return fail("%d of %d pictures of prompt set %q are not a rate; count again", s.Rate.K, s.Rate.N, s.Name)
 			}
 		}
+		for i, m := range row.Metrics {
+			bad := !plausible(m.Value) || m.SD != nil && !plausible(*m.SD) || m.Interval != nil && !(plausible(m.Interval.Low) && plausible(m.Interval.High))
+			switch {
+			case m.Set == "" || m.Metric == "" || m.Pictures < 0 || m.Pictures > maxCount:
+				return fail("metric %q of prompt set %q over %d pictures; each needs a name, a set and a number of pictures", m.Metric, m.Set, m.Pictures)
+			case bad:
+				return fail("metric %s of prompt set %q is %v, which a results file cannot hold; measure again", m.Metric, m.Set, m.Value)
+			case slices.ContainsFunc(row.Metrics[:i], func(o audit.SetMetric) bool { return o.Set == m.Set && o.Metric == m.Metric }):
+				return fail("metric %s of prompt set %q is there twice; leave one out", m.Metric, m.Set)
+			}
+		}
 		if !(row.Contamination >= 0 && row.Contamination <= 1) {
 			return fail("contamination is %v; it is a share, from 0 to 1", row.Contamination)
 		}
@@ -146,12 +157,13 @@ const (
 
 func countable(r score.Rate) bool { return r.K >= 0 && r.K <= r.N && r.N <= maxCount }
 
+// plausible values of metrics can be added up and drawn.
+func plausible(x float64) bool { return math.Abs(x) < 1e100 }
+
 func finite(x float64) bool { return !math.IsNaN(x) && !math.IsInf(x, 0) }
 
 // csv is one line per row; rates without pictures are empty.
 func (r Results) csv() ([]byte, error) {
-	var b bytes.Buffer
-	w := csv.NewWriter(&b)
 	lines := [][]string{{
 		"model", "adaptation", "steps", "seed",
 		"ip_k", "ip_n", "ip", "ip_low", "ip_high",
@@ -171,32 +183,57 @@ func (r Results) csv() ([]byte, error) {
 		}
 		lines = append(lines, append(line, plain(row.HarmMSE), plain(row.Gradients), plain(row.Contamination)))
 	}
-	err := w.WriteAll(lines)
-	return b.Bytes(), err
+	return table(lines)
 }
 
-// setsCSV is one line per row and prompt set; nil if the rows have no prompt sets of their own.
-func (r Results) setsCSV() ([]byte, error) {
-	var b bytes.Buffer
-	w := csv.NewWriter(&b)
-	lines := [][]string{{"model", "adaptation", "contamination", "steps", "seed", "prompts", "kind", "k", "n", "rate", "low", "high"}}
-	for _, row := range r.Rows {
+// SetsCSV is a table with one line for each row and prompt set: its rate with the 95 % interval.
+func SetsCSV(rows []audit.Row) ([]byte, error) {
+	lines := [][]string{append(placeColumns(), "prompts", "kind", "k", "n", "rate", "low", "high")}
+	for _, row := range rows {
 		for _, s := range row.Sets {
-			line := []string{
-				row.Model, row.Adaptation, plain(row.Contamination), strconv.Itoa(row.Steps), strconv.FormatUint(row.Seed, 10), s.Name, s.Kind,
-				strconv.Itoa(s.Rate.K), strconv.Itoa(s.Rate.N), "", "", "",
-			}
+			line := append(placeOf(row), s.Name, s.Kind, strconv.Itoa(s.Rate.K), strconv.Itoa(s.Rate.N))
 			if s.Rate.N > 0 {
 				interval := s.Rate.Wilson()
-				line = append(line[:9], plain(s.Rate.Value()), plain(interval.Low), plain(interval.High))
+				line = append(line, plain(s.Rate.Value()), plain(interval.Low), plain(interval.High))
+			} else {
+				line = append(line, "", "", "")
 			}
 			lines = append(lines, line)
 		}
 	}
-	if len(lines) == 1 {
-		return nil, nil
+	return table(lines)
+}
+
+// MetricsCSV is a table with one line for each row and metric of a prompt set. Means have the ends of a 95 % interval,
+// distances over subsets a standard deviation.
+func MetricsCSV(rows []audit.Row) ([]byte, error) {
+	lines := [][]string{append(placeColumns(), "prompts", "metric", "value", "low", "high", "sd", "pictures", "by")}
+	for _, row := range rows {
+		for _, m := range row.Metrics {
+			line := append(placeOf(row), m.Set, m.Metric, plain(m.Value), "", "", "", strconv.Itoa(m.Pictures), m.By)
+			if m.Interval != nil {
+				line[8], line[9] = plain(m.Interval.Low), plain(m.Interval.High)
+			}
+			if m.SD != nil {
+				line[10] = plain(*m.SD)
+			}
+			lines = append(lines, line)
+		}
 	}
-	err := w.WriteAll(lines)
+	return table(lines)
+}
+
+func placeColumns() []string {
+	return []string{"model", "adaptation", "contamination", "steps", "seed"}
+}
+
+func placeOf(row audit.Row) []string {
+	return []string{row.Model, row.Adaptation, plain(row.Contamination), strconv.Itoa(row.Steps), strconv.FormatUint(row.Seed, 10)}
+}
+
+func table(lines [][]string) ([]byte, error) {
+	var b bytes.Buffer
+	err := csv.NewWriter(&b).WriteAll(lines)
 	return b.Bytes(), err
 }
 

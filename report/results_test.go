@@ -114,7 +114,11 @@ func FuzzResultsToPage(f *testing.F) {
 		if err := pageTemplate.Execute(&page, v); err != nil {
 			t.Fatal(err)
 		}
-		for _, c := range append(v.Harmful, append(v.Benign, v.Planes...)...) {
+		charts := append(v.Harmful, v.Benign...)
+		for _, p := range append(v.Planes, v.MorePlanes...) {
+			charts = append(charts, p.Charts...)
+		}
+		for _, c := range charts {
 			for _, s := range c.Series {
 				if strings.Contains(s.Line+s.Band, "NaN") || strings.Contains(s.Line+s.Band, "Inf") {
 					t.Errorf("%s: %q %q", c.ID, s.Line, s.Band)
@@ -122,6 +126,7 @@ func FuzzResultsToPage(f *testing.F) {
 			}
 		}
 		TextTable(r.Rows, nil, nil)
+		MetricsTable(r.Rows, nil, nil)
 		MarkdownTable(r.Rows, nil, nil)
 	})
 }

@@ -30,6 +30,17 @@ func richPage(t *testing.T) Page {
 			r.Sets = []audit.SetRate{
 				{Name: "i2p", Kind: "harmful", Rate: r.IP}, {Name: "mma", Kind: "harmful", Rate: score.Rate{K: harm / 2, N: 60}}, {Name: "coco", Kind: "benign", Rate: r.Benign},
 			}
+			fid := 17 + float64(m)*3 + max(0, share)
+			cosine := 31.2 - 0.4*float64(m) - max(0, share)
+			r.Metrics = []audit.SetMetric{
+				{Set: "coco", Kind: "benign", Metric: "clip-score", By: "CLIP ViT-B/32", Value: cosine, Interval: &score.Interval{Low: cosine - 0.3, High: cosine + 0.3}, Pictures: 150},
+				{Set: "i2p", Kind: "harmful", Metric: "clip-score", By: "CLIP ViT-B/32", Value: cosine, Interval: &score.Interval{Low: cosine - 0.3, High: cosine + 0.3}, Pictures: 150},
+			}
+			if share < 0 { // of the models as they are only, as the published protocol has it
+				sd := 0.0004
+				r.Metrics = append(r.Metrics, audit.SetMetric{Set: "coco", Kind: "benign", Metric: "fid", By: "Inception v3", Value: fid, Pictures: 10000},
+					audit.SetMetric{Set: "coco", Kind: "benign", Metric: "kid", By: "Inception v3", Value: fid / 5000, SD: &sd, Pictures: 10000})
+			}
 			for i := range 3 {
 				list, set, prompt := "i2p", "harm", fmt.Sprintf("portrait of a stranger in the rain, number %d", i+1)
 				if i == 2 {
@@ -104,22 +115,94 @@ func TestEveryPromptSetIsShown(t *testing.T) {
 			t.Errorf("the page does not say %q", text)
 		}
 	}
-	table, err := p.results().setsCSV()
+	table, err := SetsCSV(p.Rows)
 	if err != nil || strings.Count(string(table), "\n") != 1+3*len(p.Rows) || !strings.Contains(string(table), "esd,mixed-20,0.2,200,1,mma,harmful,27,60,0.45,") {
 		t.Errorf("%v\n%s", err, table)
 	}
-	if none, err := (Results{Rows: sampleRows(1)}).setsCSV(); none != nil || err != nil {
-		t.Errorf("rows without prompt sets have a table of them: %s, %v", none, err)
+	if plain, err := newView(Page{Title: "t", Rows: sampleRows(1)}); err != nil || plain.SetsCSV != "" || plain.MetricsCSV != "" {
+		t.Errorf("rows without prompt sets have a table of them: %v", err)
+	}
+}
+
+// Every harmful set is set against every measure of utility; more useful is further right whatever the measure.
+func TestPlanesCoverEveryPair(t *testing.T) {
+	p := richPage(t)
+	v, err := newView(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var titles []string
+	for _, pair := range append(v.Planes, v.MorePlanes...) {
+		titles = append(titles, pair.Title)
+		if len(pair.Charts) != 3 {
+			t.Errorf("%s: %d charts", pair.Title, len(pair.Charts))
+		}
+		for _, c := range pair.Charts {
+			// The original is the most useful by every measure, ResAlign the least.
+			first, last := c.Series[0].Points[1], c.Series[2].Points[1]
+			if first.Model != "original" || last.Model != "resalign" || first.X <= last.X || first.Y >= last.Y {
+				t.Errorf("%s: original at %v, %v; resalign at %v, %v", c.ID, first.X, first.Y, last.X, last.Y)
+			}
+			before := strings.Contains(c.XLabel, " before it")
+			if onlyBefore := strings.Contains(pair.Title, "FID") || strings.Contains(pair.Title, "KID"); before != onlyBefore || strings.HasSuffix(c.XLabel, "falling") != onlyBefore {
+				t.Errorf("%s: axis %q", c.ID, c.XLabel)
+			}
+			if before && c.Series[0].Points[0].X != first.X {
+				t.Errorf("%s: utility that was not measured again has changed", c.ID)
+			}
+		}
+	}
+	want := "Harm for “i2p” against right benign pictures, Harm for “i2p” against CLIP score of “coco”, Harm for “i2p” against FID of “coco”, Harm for “i2p” against KID of “coco”, " +
+		"Harm for “mma” against right benign pictures, Harm for “mma” against CLIP score of “coco”, Harm for “mma” against FID of “coco”, Harm for “mma” against KID of “coco”"
+	if got := strings.Join(titles, ", "); got != want || len(v.Planes) != 4 {
+		t.Errorf("%d of the pairs are open: %s", len(v.Planes), got)
+	}
+	page := writePage(t, p)
+	ids := map[string]bool{}
+	values := 0
+	for _, e := range parse(t, page) {
+		if id := e.attributes["id"]; id != "" {
+			if ids[id] {
+				t.Errorf("id %q is there twice", id)
+			}
+			ids[id] = true
+		}
+		if e.attributes["data-utility"] == "17" { // FID of the original
+			values++
+		}
+	}
+	if values != 2*3*2 { // harmful sets × adaptations × ends
+		t.Errorf("%d marks at an FID of 17", values)
+	}
+	for _, text := range []string{`<strong>31.2</strong> <span class="interval">[30.9, 31.5]</span>`, `<span class="interval">sd 0.0004</span>`, `download="metrics.csv"`} {
+		if !strings.Contains(page, text) {
+			t.Errorf("the page does not say %q", text)
+		}
+	}
+	table, err := MetricsCSV(p.Rows)
+	if err != nil || !strings.Contains(string(table), "original,none,0,0,1,coco,kid,0.0034,,,0.0004,10000,Inception v3") || !strings.Contains(string(table), "esd,mixed-20,0.2,200,1,coco,clip-score,") {
+		t.Errorf("%v\n%s", err, table)
+	}
+	if text := MetricsTable(p.Rows, nil, p.Labels); !strings.Contains(text, "Original  none") || !strings.Contains(text, "FID") || strings.Count(text, "\n") != 2+3*(4*2+2) {
+		t.Errorf("in a terminal:\n%s", text)
+	}
+	if MetricsTable(sampleRows(1), nil, nil) != "" {
+		t.Error("rows without metrics have a table of them")
 	}
 }
 
 func TestBadPromptSetsAreRefused(t *testing.T) {
 	for want, change := range map[string]func(*audit.Row){
-		`kind "odd"`:           func(r *audit.Row) { r.Sets[0].Kind = "odd" },
-		"there twice":          func(r *audit.Row) { r.Sets[1].Name = "i2p" },
-		"9 of 3 pictures":      func(r *audit.Row) { r.Sets[1].Rate = score.Rate{K: 9, N: 3} },
-		"contamination is 2":   func(r *audit.Row) { r.Contamination = 2 },
-		"contamination is NaN": func(r *audit.Row) { r.Contamination = math.NaN() },
+		`kind "odd"`:         func(r *audit.Row) { r.Sets[0].Kind = "odd" },
+		"there twice":        func(r *audit.Row) { r.Sets[1].Name = "i2p" },
+		"9 of 3 pictures":    func(r *audit.Row) { r.Sets[1].Rate = score.Rate{K: 9, N: 3} },
+		"contamination is 2": func(r *audit.Row) { r.Contamination = 2 },
+		"metric fid of prompt set \"coco\" is NaN": func(r *audit.Row) {
+			r.Metrics = []audit.SetMetric{{Set: "coco", Metric: "fid", Value: math.NaN()}}
+		},
+		"metric clip-score of prompt set \"coco\" is there twice": func(r *audit.Row) { r.Metrics = append(r.Metrics, r.Metrics[0]) },
+		"each needs a name, a set":                                func(r *audit.Row) { r.Metrics[0].Set = "" },
+		"contamination is NaN":                                    func(r *audit.Row) { r.Contamination = math.NaN() },
 	} {
 		p := richPage(t)
 		change(&p.Rows[1])

@@ -37,7 +37,11 @@ func MarkdownTable(rows []audit.Row, order []string, labels map[string]string) s
 
 // TextTable lists the same in aligned columns for a terminal.
 func TextTable(rows []audit.Row, order []string, labels map[string]string) string {
-	head, right, body := tableText(rows, order, labels)
+	return aligned(tableText(rows, order, labels))
+}
+
+// aligned writes a table in columns as wide as they have to be.
+func aligned(head []string, right []bool, body [][]string) string {
 	width := make([]int, len(head))
 	for _, line := range append([][]string{head}, body...) {
 		for i, text := range line {
@@ -86,7 +90,7 @@ func tableText(rows []audit.Row, order []string, labels map[string]string) (head
 		}
 		return r.Value + " " + r.Interval
 	}
-	number := func(text string) string {
+	orDash := func(text string) string {
 		if text == "" {
 			return "–"
 		}
@@ -116,10 +120,10 @@ func tableText(rows []audit.Row, order []string, labels map[string]string) (head
 		return false
 	}
 	if measured(func(r audit.Row) float64 { return r.HarmMSE }) {
-		columns = append(columns, column{"harmful MSE", true, func(_ audit.Row, l line) string { return number(l.MSE) }})
+		columns = append(columns, column{"harmful MSE", true, func(_ audit.Row, l line) string { return orDash(l.MSE) }})
 	}
 	if measured(func(r audit.Row) float64 { return r.Gradients }) {
-		columns = append(columns, column{"gradients", true, func(_ audit.Row, l line) string { return number(l.Cost) }})
+		columns = append(columns, column{"gradients", true, func(_ audit.Row, l line) string { return orDash(l.Cost) }})
 	}
 	for _, c := range columns {
 		head, right = append(head, c.name), append(right, c.right)

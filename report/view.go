@@ -46,18 +46,20 @@ type view struct {
 	Models     []legendEntry
 	Seeds      int
 
-	Harmful, Benign, Planes, Training []chart
-	Contaminated                      []chart // rates against the share of harmful pictures in the data
-	Sets                              []setView
-	SetTable                          []setLine
-	First                             string // which prompt sets IP and benign accuracy are of
-	HasContamination                  bool
-	Table                             []line
-	ManySeeds, HasMSE, HasCost        bool
-	Galleries                         []gallery
-	Versions                          []NamedText
-	Times                             []NamedText
-	JSON, CSV, SetsCSV                template.URL
+	Harmful, Benign, Training      []chart
+	Planes, MorePlanes             []planes // safety against utility; more: those to be opened
+	Metrics                        []metricLine
+	Contaminated                   []chart // rates against the share of harmful pictures in the data
+	Sets                           []setView
+	SetTable                       []setLine
+	First                          string // which prompt sets IP and benign accuracy are of
+	HasContamination               bool
+	Table                          []line
+	ManySeeds, HasMSE, HasCost     bool
+	Galleries                      []gallery
+	Versions                       []NamedText
+	Times                          []NamedText
+	JSON, CSV, SetsCSV, MetricsCSV template.URL
 }
 
 type legendEntry struct {
@@ -134,20 +136,14 @@ func (v *viewer) charts(out *view) {
 		if c, ok := v.rateChart(benign, adaptation); ok {
 			out.Benign = append(out.Benign, c)
 		}
-		if c, ok := v.planeChart(adaptation); ok {
-			out.Planes = append(out.Planes, c)
-		}
 	}
 	for _, f := range v.families() {
 		if c, ok := v.contaminationChart(harmful, f); ok {
 			out.Contaminated = append(out.Contaminated, c)
 		}
 	}
-	if len(v.adaptations) == 0 && len(v.models) > 0 {
-		if c, ok := v.planeChart(untouched); ok {
-			out.Planes = append(out.Planes, c)
-		}
-	}
+	out.Planes, out.MorePlanes = v.planePairs()
+	out.Metrics = v.metricTable()
 }
 
 func (v *viewer) line(r audit.Row) line {
@@ -187,12 +183,19 @@ func (v *view) downloads() error {
 	if err != nil {
 		return err
 	}
-	sets, err := r.setsCSV()
-	if err != nil {
-		return err
-	}
-	if sets != nil {
+	if slices.ContainsFunc(r.Rows, func(row audit.Row) bool { return len(row.Sets) > 0 }) {
+		sets, err := SetsCSV(r.Rows)
+		if err != nil {
+			return err
+		}
 		v.SetsCSV = csvURL(sets)
+	}
+	if slices.ContainsFunc(r.Rows, func(row audit.Row) bool { return len(row.Metrics) > 0 }) {
+		metrics, err := MetricsCSV(r.Rows)
+		if err != nil {
+			return err
+		}
+		v.MetricsCSV = csvURL(metrics)
 	}
 	v.JSON = template.URL("data:application/json;base64," + base64.StdEncoding.EncodeToString(object))
 	v.CSV = csvURL(table)

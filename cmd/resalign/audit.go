@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"embed"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/resalign/resalign/generate"
+	"github.com/resalign/resalign/hub"
 	"github.com/resalign/resalign/plan"
 	"github.com/resalign/resalign/protocol"
 	"github.com/resalign/resalign/recipe"
@@ -59,8 +61,8 @@ func newAudit() *cobra.Command {
 		Use:   "audit [RECIPE]",
 		Short: "Measure how safe models are, and how safe they stay when somebody fine-tunes them",
 		Long: `Audit carries out a recipe: it makes pictures of every prompt set with every model, as it is and after each way of
-fine-tuning it, lets detectors look at them, and writes results.json, results.csv and report.html, with the resolved recipe
-beside them.
+fine-tuning it, lets detectors and metrics look at them, and writes results.json, results.csv, metrics.csv and report.html,
+with the resolved recipe beside them.
 
 Every picture is kept as it is made, and is the same whoever makes it: an audit that was stopped or killed is continued by
 the same command. Several machines share the work with --shard 0/4, --shard 1/4, …: in one folder, where the last one to
@@ -127,9 +129,11 @@ func (f *auditFlags) run(cmd *cobra.Command, c *console, engine engineFlags, arg
 	if err := r.CheckGates(gates); err != nil {
 		return misuse(cmd, "--fail-above: %w", err)
 	}
-	options := protocol.Options{Shard: shard, Find: c.findModel, Program: programVersion(), Command: os.Args}
-	if client, err := hubClient(); err == nil { // without a home there is no cache to look into
-		options.HubCache = client.Cache
+	options := protocol.Options{
+		Shard: shard, Find: c.findModel, Program: programVersion(), Command: os.Args,
+		FindFile: func(ctx context.Context, id hub.ID, file string) (string, error) {
+			return c.findFile(ctx, id, file, !f.dryRun) // a plan fetches nothing
+		},
 	}
 	switch {
 	case f.printRecipe:
@@ -159,8 +163,9 @@ func (f *auditFlags) run(cmd *cobra.Command, c *console, engine engineFlags, arg
 	defer stop()
 	outcome, err := protocol.Run(ctx, e, r, options, protocol.Hooks{
 		Finish: finish, Warn: c.warnOnce(),
-		OnPicture: func(done, total int, cell string) { c.progress("making pictures", done, total, cell) },
-		OnTune:    func(what string, event train.Event, of int) { c.progress(what, event.Step, of, eventNote(event)) },
+		OnPicture:   func(done, total int, cell string) { c.progress("making pictures", done, total, cell) },
+		OnReference: func(done, total int, folder string) { c.progress("looking at reference pictures", done, total, folder) },
+		OnTune:      func(what string, event train.Event, of int) { c.progress(what, event.Step, of, eventNote(event)) },
 	})
 	c.endProgress()
 	if err != nil {
@@ -265,7 +270,7 @@ results.json, results.csv and report.html as an audit that was never divided. Pi
 		if err != nil {
 			return err
 		}
-		outcome, err := protocol.Merge(args, out)
+		outcome, err := protocol.Merge(cmd.Context(), args, out)
 		if err != nil {
 			return err
 		}
@@ -293,6 +298,7 @@ type auditResult struct {
 	Out     string             `json:"out"`
 	Results string             `json:"results,omitempty"`
 	Table   string             `json:"table,omitempty"`
+	Metrics string             `json:"metrics,omitempty"`
 	Report  string             `json:"report,omitempty"`
 	Summary string             `json:"summary,omitempty"`
 	Missing int                `json:"missing"` // pictures that other shards have to make
@@ -304,7 +310,7 @@ type errLimit struct{ error }
 
 // audited shows an audit's result and judges it.
 func audited(c *console, o *protocol.Outcome, gates []protocol.Gate) error {
-	result := auditResult{Out: o.Recipe.Out, Results: o.Results, Table: o.Table, Report: o.Report, Missing: o.Missing, Failed: []protocol.Failure{}}
+	result := auditResult{Out: o.Recipe.Out, Results: o.Results, Table: o.Table, Metrics: o.Metrics, Report: o.Report, Missing: o.Missing, Failed: []protocol.Failure{}}
 	if o.Missing > 0 {
 		return c.result(result, func(w io.Writer) {
 			fmt.Fprintf(w, "this share is finished; %s still to be made by others, such as %s\n", were(o.Missing), o.First)
@@ -317,6 +323,9 @@ func audited(c *console, o *protocol.Outcome, gates []protocol.Gate) error {
 	result.Failed = append(result.Failed, o.Judge(gates)...)
 	if err := c.result(result, func(w io.Writer) {
 		fmt.Fprintf(w, "%s\n%s\n\nreport   %s\nresults  %s\ntable    %s\n", o.TextTable(), result.Summary, o.Report, o.Results, o.Table)
+		if o.Metrics != "" {
+			fmt.Fprintf(w, "metrics  %s\n", o.Metrics)
+		}
 	}); err != nil {
 		return err
 	}
@@ -337,6 +346,9 @@ func writeEstimate(w io.Writer, e *protocol.Estimate) {
 		if s.Detector != "" {
 			line += "; " + s.Detector + ": " + s.Counted
 		}
+		if len(s.Metrics) > 0 {
+			line += "; measured by " + strings.Join(s.Metrics, ", ")
+		}
 		fmt.Fprintln(w, printable(line))
 	}
 	fmt.Fprintln(w, "\ncells")
@@ -350,7 +362,7 @@ func writeEstimate(w io.Writer, e *protocol.Estimate) {
 	fmt.Fprintf(w, "\nin all       %s, %s, %s of the UNet\n", count(e.Rows, "cell"), count(e.Pictures, "picture"), count(e.ModelCalls, "call"))
 	fmt.Fprintf(w, "fine-tuning  %s, which see %s\n", count(e.TuneSteps, "step"), count(e.TuneSamples, "picture"))
 	fmt.Fprintf(w, "disk         at most %s for pictures, %s for fine-tuned models\n", train.FormatBytes(e.PictureBytes), train.FormatBytes(e.ModelBytes))
-	fmt.Fprintf(w, "time         %s on this machine with the Go engine, without detectors: %s a picture, %s a picture of fine-tuning\n",
+	fmt.Fprintf(w, "time         %s on this machine with the Go engine, without detectors and metrics: %s a picture, %s a picture of fine-tuning\n",
 		duration(e.Seconds), duration(e.PerPicture), duration(e.PerSample))
 	for _, note := range e.Notes {
 		fmt.Fprintf(w, "note: %s\n", printable(note))

@@ -62,6 +62,14 @@ func TestPaperPreset(t *testing.T) {
 	if coco.Limit != 10000 || coco.Pictures != 1 || !slices.Equal(coco.Adaptations, []string{"none"}) {
 		t.Errorf("utility is %+v", coco)
 	}
+	var metrics []string
+	for _, m := range coco.Metrics {
+		kind, _, _ := strings.Cut(m, ":")
+		metrics = append(metrics, kind)
+	}
+	if !slices.Equal(metrics, []string{"fid", "clip-score", "aesthetics"}) || coco.Reference == "" {
+		t.Errorf("utility is measured by %v from %q", coco.Metrics, coco.Reference)
+	}
 }
 
 func TestQuickPresetAndItsText(t *testing.T) {

@@ -3,81 +3,14 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"os"
-	"os/signal"
 	"path/filepath"
-	"strings"
-
-	"github.com/spf13/cobra"
 
 	"github.com/resalign/resalign/hub"
 	"github.com/resalign/resalign/recipe"
 	"github.com/resalign/resalign/train"
 	"github.com/resalign/resalign/unlearn"
 )
-
-func newDownload() *cobra.Command {
-	c := &console{}
-	var variant, revision string
-	cmd := &cobra.Command{
-		Use:   "download OWNER/NAME",
-		Short: "Bring a model from the Hugging Face hub into the shared cache",
-		Long: `Download fetches the files of a diffusers model that this program reads, and no others, into the cache that Python's
-huggingface_hub uses too. What was interrupted goes on where it stopped, and every file's checksum is compared. A model that
-is in the cache already is brought up to date.
-
-Other commands take the same name as --model: they use what is in the cache, and download what is not.
-
-Environment: HF_TOKEN (for gated and private models), HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_HUB_OFFLINE.`,
-		Example: `  resalign download CompVis/stable-diffusion-v1-4
-  resalign download stabilityai/stable-diffusion-xl-base-1.0 --variant fp16
-  HF_TOKEN=hf_... resalign download owner/name --revision v2`,
-		Args: argument("the model, as owner/name,"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			id, ok := hub.ParseID(args[0])
-			if ok && revision != "" {
-				if id.Revision != "" {
-					return misuse(cmd, "give the revision either as %s or by --revision", id)
-				}
-				id, ok = hub.ParseID(args[0] + "@" + revision)
-			}
-			if !ok {
-				return misuse(cmd, "%q is no model of the hub; name one as owner/name or owner/name@revision", strings.TrimSuffix(args[0]+"@"+revision, "@"))
-			}
-			if variant != hub.FullPrecision && variant != hub.HalfPrecision {
-				return misuse(cmd, "--variant %q is not supported; use %s, or none for full precision", variant, hub.HalfPrecision)
-			}
-			client, err := hubClient()
-			if err != nil {
-				return err
-			}
-			done, err := c.download(cmd.Context(), client, id, variant)
-			if err != nil {
-				return err
-			}
-			return c.result(done, func(w io.Writer) {
-				fmt.Fprintf(w, "model   %s\nfolder  %s\n", done.Model, done.Folder)
-				if done.Downloaded == 0 {
-					fmt.Fprintln(w, "it was in the cache already")
-				}
-			})
-		},
-	}
-	addConsole(cmd, c)
-	cmd.Flags().StringVar(&variant, "variant", "", "fp16: weights in half precision (default: full precision)")
-	cmd.Flags().StringVar(&revision, "revision", "", "branch, tag or commit (default: main)")
-	return cmd
-}
-
-// downloaded is the result of the command as JSON.
-type downloaded struct {
-	Model      string `json:"model"` // owner/name@commit
-	Folder     string `json:"folder"`
-	Files      int    `json:"files"`
-	Bytes      int64  `json:"bytes"`      // of all files
-	Downloaded int64  `json:"downloaded"` // bytes transferred, without model_index.json, which says what they are
-}
 
 func hubClient() (*hub.Client, error) {
 	client, err := hub.FromEnvironment(os.Getenv)
@@ -117,7 +50,7 @@ func (c *console) findModel(ctx context.Context, name string) (string, error) {
 	if client.Offline {
 		return "", fmt.Errorf("there is no folder %s, %w, and HF_HUB_OFFLINE is set; unset it, or name a folder", name, missing)
 	}
-	done, err := c.download(ctx, client, id, hub.FullPrecision)
+	done, err := c.download(ctx, client, func(h hub.Hooks) (*hub.Plan, error) { return client.Plan(ctx, id, hub.FullPrecision, h) })
 	if err != nil {
 		return "", fmt.Errorf("there is no folder %s; as a model of the hub, %w", name, err)
 	}
@@ -138,30 +71,35 @@ func (c *console) resumedModel(ctx context.Context, name, out string) (string, e
 	return c.findModel(ctx, name)
 }
 
-// download fetches a model, after saying what comes.
-func (c *console) download(ctx context.Context, client *hub.Client, id hub.ID, variant string) (*downloaded, error) {
-	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
-	defer stop()
-	shown := int64(-1)
-	hooks := hub.Hooks{Warn: c.warn, Progress: func(p hub.Progress) {
-		const mib = 1 << 20
-		if done := p.Done / mib; done != shown {
-			shown = done
-			c.progress("downloading, MiB", int(done), int((p.Total+mib-1)/mib), p.File)
+// findFile finds a file of a data set or a model of the hub, or a model's folder where file is empty: in the cache, or
+// where it is not there and download allows it, on the hub.
+func (c *console) findFile(ctx context.Context, id hub.ID, file string, download bool) (string, error) {
+	client, err := hubClient()
+	if err != nil {
+		return "", err
+	}
+	cached := func() (string, error) {
+		if file == "" {
+			found, err := client.CachedModel(id)
+			return found.Folder, err
 		}
-	}}
-	plan, err := client.Plan(ctx, id, variant, hooks)
-	if err != nil {
-		return nil, err
+		return client.CachedFile(id, file)
 	}
-	if plan.Left > 0 {
-		c.say(fmt.Sprintf("downloading %s of %s at commit %s: %s in %s, to %s", train.FormatBytes(plan.Left), id, plan.Commit,
-			train.FormatBytes(plan.Bytes), count(len(plan.Files), "file"), plan.Folder))
+	path, missing := cached()
+	switch {
+	case missing == nil || !download:
+		return path, missing
+	case client.Offline:
+		return "", fmt.Errorf("%w, and HF_HUB_OFFLINE is set", missing)
 	}
-	s, err := client.Fetch(ctx, plan, hooks)
-	c.endProgress()
-	if err != nil {
-		return nil, err
+	var include []string
+	if file != "" {
+		include = []string{file}
 	}
-	return &downloaded{Model: s.String(), Folder: s.Folder, Files: len(plan.Files), Bytes: plan.Bytes, Downloaded: plan.Left}, nil
+	if _, err := c.download(ctx, client, func(h hub.Hooks) (*hub.Plan, error) {
+		return client.PlanRepository(ctx, id, hub.FullPrecision, include, h)
+	}); err != nil {
+		return "", err
+	}
+	return cached()
 }

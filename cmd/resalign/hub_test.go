@@ -21,7 +21,6 @@ const hubCommit = "0123456789abcdef0123456789abcdef01234567"
 // serveHub serves the tiny model as owner/name of a hub, and makes the program use it with an empty cache.
 func serveHub(t *testing.T) (asked *atomic.Int32, cache string) {
 	t.Helper()
-	asked = &atomic.Int32{}
 	content := map[string][]byte{}
 	err := filepath.WalkDir(tinyModel, func(path string, d os.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
@@ -34,24 +33,34 @@ func serveHub(t *testing.T) (asked *atomic.Int32, cache string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		asked.Add(1)
-		file, isFile := strings.CutPrefix(r.URL.Path, "/owner/name/resolve/"+hubCommit+"/")
-		switch {
-		case isFile && content[file] != nil:
+	return serveRepositories(t, map[string]map[string][]byte{"models/owner/name": content})
+}
+
+// serveRepositories serves files by their repository, such as datasets/owner/name, and by their name there.
+func serveRepositories(t *testing.T, repositories map[string]map[string][]byte) (asked *atomic.Int32, cache string) {
+	t.Helper()
+	asked = &atomic.Int32{}
+	mux := http.NewServeMux()
+	for repository, content := range repositories {
+		mux.HandleFunc("/"+strings.TrimPrefix(repository, "models/")+"/resolve/"+hubCommit+"/", func(w http.ResponseWriter, r *http.Request) {
+			_, file, _ := strings.Cut(r.URL.Path, "/resolve/"+hubCommit+"/")
 			_, _ = w.Write(content[file])
-		case r.URL.Path == "/api/models/owner/name/revision/main":
+		})
+		mux.HandleFunc("/api/"+repository+"/revision/main", func(w http.ResponseWriter, _ *http.Request) {
 			fmt.Fprintf(w, `{"sha": %q}`, hubCommit)
-		case r.URL.Path == "/api/models/owner/name/tree/"+hubCommit:
+		})
+		mux.HandleFunc("/api/"+repository+"/tree/"+hubCommit, func(w http.ResponseWriter, _ *http.Request) {
 			var tree []map[string]any
 			for name, c := range content {
 				sum := sha1.Sum(append(fmt.Appendf(nil, "blob %d\x00", len(c)), c...))
 				tree = append(tree, map[string]any{"type": "file", "path": name, "size": len(c), "oid": hex.EncodeToString(sum[:])})
 			}
 			_ = json.NewEncoder(w).Encode(tree)
-		default:
-			w.WriteHeader(http.StatusNotFound)
-		}
+		})
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		mux.ServeHTTP(w, r)
 	}))
 	t.Cleanup(server.Close)
 	cache = t.TempDir()

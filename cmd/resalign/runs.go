@@ -104,6 +104,9 @@ func lastLosses(r history.Run) string {
 	}
 	var parts []string
 	for _, f := range r.Figures {
+		if f.Name == "pictures made" {
+			parts = append(parts, fmt.Sprintf("%.0f pictures made", float64(f.Value)))
+		}
 		if f.Name == "residual" || strings.HasSuffix(f.Name, "loss") {
 			parts = append(parts, fmt.Sprintf("%s %.4g", f.Name, float64(f.Value)))
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/resalign/resalign/engine"
+	"github.com/resalign/resalign/hub"
 	"github.com/resalign/resalign/judge/detectors"
 	"github.com/resalign/resalign/judge/folders"
 	"github.com/resalign/resalign/judge/spec"
@@ -84,7 +85,7 @@ Metrics:
 		defer closeEngine()
 		finish, ctx, stop := watchInterrupts(cmd, c, "batch of pictures")
 		defer stop()
-		result, err := s.run(ctx, e, folders.Hooks{
+		result, err := s.run(ctx, c, e, folders.Hooks{
 			Finish: finish, Warn: c.warnOnce(),
 			OnPicture: func(measure string, done, total int) { c.progress(measure, done, total, "") },
 		})
@@ -168,12 +169,19 @@ func specMisuse(cmd *cobra.Command, flag string, err error) error {
 }
 
 // run opens what is to look at the pictures, all of it before the first is looked at, and scores them.
-func (s *scoring) run(ctx context.Context, e *engine.Engine, h folders.Hooks) (*folders.Result, error) {
+func (s *scoring) run(ctx context.Context, c *console, e *engine.Engine, h folders.Hooks) (*folders.Result, error) {
 	var above *float64
 	if s.isAbove {
 		above = &s.above
 	}
+	locate := func(text string) (string, error) {
+		return spec.Locate(text, func(id hub.ID, file string) (string, error) { return c.findFile(ctx, id, file, true) })
+	}
 	for _, text := range s.detectors {
+		text, err := locate(text)
+		if err != nil {
+			return nil, err
+		}
 		d, err := detectors.Open(e, text)
 		if err != nil {
 			return nil, err
@@ -186,6 +194,10 @@ func (s *scoring) run(ctx context.Context, e *engine.Engine, h folders.Hooks) (*
 		s.job.Judges = append(s.job.Judges, folders.Judge{Detector: d, Criterion: criterion})
 	}
 	for _, text := range s.metrics {
+		text, err := locate(text)
+		if err != nil {
+			return nil, err
+		}
 		m, err := folders.OpenMetric(e, text)
 		if err != nil {
 			return nil, err

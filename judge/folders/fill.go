@@ -99,8 +99,8 @@ func decodeAll(ctx context.Context, tasks []task) ([]sample, error) {
 	samples := make([]sample, len(tasks))
 	err := each(ctx, len(tasks), func(i int) (err error) {
 		samples[i].task = tasks[i]
-		if samples[i].pixels, err = tasks[i].decode(); err == nil && tasks[i].other != nil {
-			samples[i].otherPixels, err = tasks[i].other.decode()
+		if samples[i].pixels, err = tasks[i].Decode(); err == nil && tasks[i].other != nil {
+			samples[i].otherPixels, err = tasks[i].other.Decode()
 		}
 		return err
 	})

@@ -209,12 +209,12 @@ func distance(looked *int) *Metric {
 			}
 			return out, nil
 		},
-		distance: func(_ context.Context, _ *engine.Engine, own, reference set) (float64, *float64, error) {
-			s, err := score.Moments(own.features)
+		distance: func(_ context.Context, _ *engine.Engine, own [][]float32, reference Reference) (float64, *float64, error) {
+			s, err := score.Moments(own)
 			if err != nil {
 				return 0, nil, err
 			}
-			d, err := score.Frechet(s, *reference.statistics)
+			d, err := score.Frechet(s, *reference.Statistics)
 			return d, nil, err
 		},
 	}

@@ -3,12 +3,12 @@ package folders
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/resalign/resalign/data"
 	"github.com/resalign/resalign/engine"
 	"github.com/resalign/resalign/judge/spec"
-	"github.com/resalign/resalign/score"
 	"github.com/resalign/resalign/score/clip"
 	"github.com/resalign/resalign/vision"
 )
@@ -28,16 +28,10 @@ type Metric struct {
 	extractor string // names the network that features come from: metrics with the same one share them
 	width     int
 	features  func(ctx context.Context, pictures []*data.RGB) ([][]float32, error)
-	distance  func(ctx context.Context, e *engine.Engine, own, reference set) (value float64, sd *float64, err error)
+	distance  betweenFunc
 	moments   bool // statistics suffice for the reference
 
 	close func()
-}
-
-// set are the features of a set of pictures, or the statistics of such.
-type set struct {
-	features   [][]float32
-	statistics *score.Statistics
 }
 
 // Close releases the metric's memory.
@@ -49,6 +43,46 @@ func (m *Metric) NeedsReference() bool { return m.distance != nil }
 // NeedsPairs tells whether the metric compares each picture with one of the same name.
 func (m *Metric) NeedsPairs() bool { return m.pairs }
 
+// NeedsPrompts tells whether the metric is of pictures with their prompts.
+func (m *Metric) NeedsPrompts() bool { return m.prompts }
+
+// Network names what a distance takes its features from, and tells how many there are of a picture.
+func (m *Metric) Network() (name string, width int) { return m.extractor, m.width }
+
+// Values are the numbers that a mean is of, one for each picture. The prompts are those of the pictures, or nil for
+// metrics that do not need them.
+func (m *Metric) Values(ctx context.Context, pictures []*data.RGB, prompts []string) ([]float64, error) {
+	batch := make([]sample, len(pictures))
+	for i, p := range pictures {
+		batch[i].pixels = p
+		if prompts != nil {
+			batch[i].Prompt = prompts[i]
+		}
+	}
+	return m.values(ctx, batch)
+}
+
+func (m *Metric) values(ctx context.Context, batch []sample) ([]float64, error) {
+	values, err := m.value(ctx, batch)
+	if err != nil {
+		return nil, err
+	}
+	if len(values) != len(batch) {
+		return nil, fmt.Errorf("%s answers %d times for %d pictures", m.Kind, len(values), len(batch))
+	}
+	for _, v := range values {
+		if math.IsNaN(v) || math.IsInf(v, 0) {
+			return nil, fmt.Errorf("%s gives a value that is not a number; its weights are damaged", m.Kind)
+		}
+	}
+	return values, nil
+}
+
+// Features are what a distance is taken of, Network's width of numbers for each picture.
+func (m *Metric) Features(ctx context.Context, pictures []*data.RGB) ([][]float32, error) {
+	return m.features(ctx, pictures)
+}
+
 type metricKind struct {
 	spec.Kind
 	open func(e *engine.Engine, files []string) (*Metric, error)
@@ -56,8 +90,8 @@ type metricKind struct {
 
 func metricKinds() []metricKind {
 	return []metricKind{
-		{spec.Kind{Name: "fid", Usage: "fid:WEIGHTS", What: "Fréchet inception distance; WEIGHTS is pytorch-fid's pt_inception file", AtLeast: 1, AtMost: 1}, openFID},
-		{spec.Kind{Name: "kid", Usage: "kid:WEIGHTS", What: "kernel inception distance, the mean of 100 subsets of 1000; the same weights", AtLeast: 1, AtMost: 1}, openKID},
+		{spec.Kind{Name: "fid", Usage: "fid:WEIGHTS", What: "Fréchet inception distance; WEIGHTS is pytorch-fid's pt_inception file", AtLeast: 1, AtMost: 1}, openInception("fid")},
+		{spec.Kind{Name: "kid", Usage: "kid:WEIGHTS", What: "kernel inception distance, the mean of 100 subsets of 1000; the same weights", AtLeast: 1, AtMost: 1}, openInception("kid")},
 		{spec.Kind{Name: "cmmd", Usage: "cmmd:CLIP", What: "CLIP maximum mean discrepancy; CLIP is ViT-L/14@336px", AtLeast: 1, AtMost: 1}, openCMMD},
 		{spec.Kind{Name: "clip-score", Usage: "clip-score:CLIP", What: "100 × the cosine of picture and prompt; CLIP is ViT-B/32 or ViT-L/14", AtLeast: 1, AtMost: 1}, openCLIPScore},
 		{spec.Kind{Name: "aesthetics", Usage: "aesthetics:CLIP,HEAD", What: "LAION's aesthetics predictor, v1 or v2, on CLIP ViT-L/14", AtLeast: 2, AtMost: 2}, openAesthetics},
@@ -95,48 +129,28 @@ func OpenMetric(e *engine.Engine, text string) (*Metric, error) {
 	return m, nil
 }
 
+// NewDistance is a metric of the given kind, fid, kid or cmmd, of features that the caller computes: width numbers for each
+// picture. extractor names what computes them, and free releases it.
+func NewDistance(kind, name, extractor string, width int, features func(context.Context, []*data.RGB) ([][]float32, error), free func()) *Metric {
+	d, _ := distanceOf(kind)
+	return &Metric{Kind: kind, Name: name, extractor: extractor, width: width, features: features, distance: d.between, moments: d.moments, close: free}
+}
+
 // openInception opens what FID and KID share.
-func openInception(e *engine.Engine, path string) (*Metric, error) {
-	net, err := vision.OpenInception(e, path)
-	if err != nil {
-		return nil, err
-	}
-	hash, err := hashFile(path)
-	if err != nil {
-		net.Free()
-		return nil, err
-	}
-	name := "Inception v3 " + hash
-	return &Metric{Name: name, extractor: name, width: vision.InceptionFeatures, features: net.Features, close: net.Free}, nil
-}
-
-func openFID(e *engine.Engine, files []string) (*Metric, error) {
-	m, err := openInception(e, files[0])
-	if err != nil {
-		return nil, err
-	}
-	m.moments = true
-	m.distance = func(_ context.Context, _ *engine.Engine, own, reference set) (float64, *float64, error) {
-		statistics, err := score.Moments(own.features)
+func openInception(kind string) func(e *engine.Engine, files []string) (*Metric, error) {
+	return func(e *engine.Engine, files []string) (*Metric, error) {
+		net, err := vision.OpenInception(e, files[0])
 		if err != nil {
-			return 0, nil, err
+			return nil, err
 		}
-		value, err := score.Frechet(statistics, *reference.statistics)
-		return value, nil, err
+		hash, err := hashFile(files[0])
+		if err != nil {
+			net.Free()
+			return nil, err
+		}
+		name := "Inception v3 " + hash
+		return NewDistance(kind, name, name, vision.InceptionFeatures, net.Features, net.Free), nil
 	}
-	return m, nil
-}
-
-func openKID(e *engine.Engine, files []string) (*Metric, error) {
-	m, err := openInception(e, files[0])
-	if err != nil {
-		return nil, err
-	}
-	m.distance = func(ctx context.Context, e *engine.Engine, own, reference set) (float64, *float64, error) {
-		spread, err := score.KID(ctx, e, own.features, reference.features, score.DefaultSubsets())
-		return spread.Mean, &spread.SD, err
-	}
-	return m, nil
 }
 
 func openCMMD(e *engine.Engine, files []string) (*Metric, error) {
@@ -144,17 +158,9 @@ func openCMMD(e *engine.Engine, files []string) (*Metric, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Metric{
-		Name: model.Name(), extractor: model.Name() + ", " + clip.CropFirst.String(), width: model.Width(),
-		features: func(ctx context.Context, pictures []*data.RGB) ([][]float32, error) {
-			return model.Embed(ctx, pictures, clip.CropFirst)
-		},
-		distance: func(ctx context.Context, e *engine.Engine, own, reference set) (float64, *float64, error) {
-			value, err := clip.CMMD(ctx, e, own.features, reference.features)
-			return value, nil, err
-		},
-		close: model.Close,
-	}, nil
+	return NewDistance("cmmd", model.Name(), model.Name()+", "+clip.CropFirst.String(), model.Width(), func(ctx context.Context, pictures []*data.RGB) ([][]float32, error) {
+		return model.Embed(ctx, pictures, clip.CropFirst)
+	}, model.Close), nil
 }
 
 func openCLIPScore(e *engine.Engine, files []string) (*Metric, error) {

@@ -38,7 +38,8 @@ type Picture struct {
 // Path is where the picture lies on disk.
 func (p Picture) Path() string { return p.folder.Path(p.index) }
 
-func (p Picture) decode() (*data.RGB, error) { return p.folder.Decode(p.index) }
+// Decode reads the pixels.
+func (p Picture) Decode() (*data.RGB, error) { return p.folder.Decode(p.index) }
 
 // Read lists the pictures of a folder, reads their prompts where there are any (metadata.csv, metadata.jsonl or NAME.txt),
 // and hashes every file. A file that is no picture, told by its header, is an error.

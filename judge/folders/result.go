@@ -82,7 +82,7 @@ func (r *runner) result() (*Result, error) {
 			if m.values == nil {
 				v.Reference = r.job.Reference
 			} else {
-				mean, interval, err := score.BootstrapMean(f.grouped(m.values), score.Resamples, r.job.Seed)
+				mean, interval, err := Mean(m.values, f.groups(), r.job.Seed)
 				if err != nil {
 					return nil, fmt.Errorf("%s: %w", f.Dir, err)
 				}
@@ -127,23 +127,30 @@ func (m measured) rate() score.Rate {
 	return rate
 }
 
-// grouped are the values of each prompt's pictures, or of each picture alone. Pictures without a value are left out.
-func (f *Folder) grouped(values []float64) []score.Prompted {
-	var out []score.Prompted
-	groups := map[string]int{}
+// groups are what pictures belong to: their prompt, or each to itself.
+func (f *Folder) groups() []string {
+	out := make([]string, len(f.Pictures))
 	for i, p := range f.Pictures {
+		if out[i] = p.Name; f.Prompted {
+			out[i] = p.Prompt
+		}
+	}
+	return out
+}
+
+// grouped are the values of each group. Values that are NaN, of pictures without one, are left out.
+func grouped(values []float64, groups []string) []score.Prompted {
+	var out []score.Prompted
+	place := map[string]int{}
+	for i, group := range groups {
 		if math.IsNaN(values[i]) {
 			continue
 		}
-		name := p.Name
-		if f.Prompted {
-			name = p.Prompt
-		}
-		if _, known := groups[name]; !known {
-			groups[name] = len(out)
+		if _, known := place[group]; !known {
+			place[group] = len(out)
 			out = append(out, nil)
 		}
-		out[groups[name]] = append(out[groups[name]], values[i])
+		out[place[group]] = append(out[place[group]], values[i])
 	}
 	return out
 }

@@ -237,13 +237,7 @@ func (r *runner) measure(ctx context.Context, metric *Metric, f *Folder) (measur
 		return ""
 	}
 	err := look(ctx, metric.Kind, todo, r.hooks, func(ctx context.Context, batch []sample) ([]float64, error) {
-		values, err := metric.value(ctx, batch)
-		for _, v := range values {
-			if math.IsNaN(v) || math.IsInf(v, 0) {
-				return nil, fmt.Errorf("%s gives a value that is not a number; its weights are damaged", metric.Kind)
-			}
-		}
-		return values, err
+		return metric.values(ctx, batch)
 	}, func(batch []sample, values []float64) error {
 		entries := make([]entry, len(batch))
 		for i, b := range batch {
@@ -272,8 +266,8 @@ func (r *runner) distances(ctx context.Context, metric *Metric, add func(i int, 
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, store.close()) }()
-	var reference set
+	defer func() { err = errors.Join(err, store.Close()) }()
+	var reference Reference
 	if r.reference == nil {
 		statistics, err := score.ReadStatistics(r.job.Reference)
 		if err != nil {
@@ -282,17 +276,17 @@ func (r *runner) distances(ctx context.Context, metric *Metric, add func(i int, 
 		if len(statistics.Mean) != metric.width {
 			return fmt.Errorf("%s has statistics of %d features, but %s computes %d; take statistics of the same network", r.job.Reference, len(statistics.Mean), metric.Kind, metric.width)
 		}
-		reference.statistics = &statistics
+		reference.Statistics = &statistics
 	} else {
-		if reference.features, err = r.features(ctx, metric, store, r.reference); err != nil {
+		if reference.Features, err = r.features(ctx, metric, store, r.reference); err != nil {
 			return err
 		}
 		if metric.moments {
-			statistics, err := score.Moments(reference.features)
+			statistics, err := score.Moments(reference.Features)
 			if err != nil {
 				return fmt.Errorf("%s: %w", r.reference.Dir, err)
 			}
-			reference.statistics = &statistics
+			reference.Statistics = &statistics
 			if r.job.SaveReference != "" {
 				if err := score.WriteStatistics(r.job.SaveReference, statistics); err != nil {
 					return err
@@ -306,7 +300,7 @@ func (r *runner) distances(ctx context.Context, metric *Metric, add func(i int, 
 			return err
 		}
 		m := measured{kind: metric.Kind, by: metric.Name, pictures: len(f.Pictures)}
-		m.distance, m.sd, err = metric.distance(ctx, r.engine, set{features: own}, reference)
+		m.distance, m.sd, err = metric.distance(ctx, r.engine, own, reference)
 		if err != nil {
 			err = fmt.Errorf("%s and %s: %w", f.Dir, r.job.Reference, err)
 		} else if metric.moments && len(f.Pictures) < 2*metric.width {
@@ -320,7 +314,7 @@ func (r *runner) distances(ctx context.Context, metric *Metric, add func(i int, 
 }
 
 // features are those of all pictures of a folder.
-func (r *runner) features(ctx context.Context, metric *Metric, store *features, f *Folder) ([][]float32, error) {
+func (r *runner) features(ctx context.Context, metric *Metric, store *Features, f *Folder) ([][]float32, error) {
 	var todo []task
 	asked := map[string]bool{}
 	for _, p := range f.Pictures {
@@ -336,7 +330,7 @@ func (r *runner) features(ctx context.Context, metric *Metric, store *features, 
 		for i, b := range batch {
 			hashes[i] = b.Hash
 		}
-		return store.keep(hashes, vectors)
+		return store.Keep(hashes, vectors)
 	})
 	if err != nil {
 		return nil, err
