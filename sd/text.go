@@ -72,15 +72,9 @@ type TextEncoder struct {
 	specs      []nn.Spec
 	tokens     nn.EmbeddingTable
 	positions  nn.EmbeddingTable
-	layers     []textLayer
+	layers     []nn.CLIPLayer
 	final      nn.LayerNorm
 	projection nn.Linear
-}
-
-type textLayer struct {
-	norm1, norm2 nn.LayerNorm
-	q, k, v, out nn.Linear
-	up, down     nn.Linear
 }
 
 // NewTextEncoder lays the encoder out. Parameter names are those of transformers' CLIPTextModel.
@@ -91,15 +85,7 @@ func NewTextEncoder(c TextConfig) *TextEncoder {
 	t.tokens = nn.NewEmbedding(m.At("embeddings.token_embedding"), c.Vocabulary, c.Width)
 	t.positions = nn.NewEmbedding(m.At("embeddings.position_embedding"), c.Tokens, c.Width)
 	for i := range c.Layers {
-		l := m.At("encoder.layers").At(i)
-		linear := func(name string, in, out int) nn.Linear { return nn.NewLinear(l.At(name), in, out, true) }
-		t.layers = append(t.layers, textLayer{
-			k: linear("self_attn.k_proj", c.Width, c.Width), v: linear("self_attn.v_proj", c.Width, c.Width),
-			q: linear("self_attn.q_proj", c.Width, c.Width), out: linear("self_attn.out_proj", c.Width, c.Width),
-			norm1: nn.NewLayerNorm(l.At("layer_norm1"), c.Width, c.Eps),
-			up:    linear("mlp.fc1", c.Width, c.Hidden), down: linear("mlp.fc2", c.Hidden, c.Width),
-			norm2: nn.NewLayerNorm(l.At("layer_norm2"), c.Width, c.Eps),
-		})
+		t.layers = append(t.layers, nn.NewCLIPLayer(m.At("encoder.layers").At(i), c.Width, c.Hidden, c.Heads, c.Eps, c.Activation))
 	}
 	t.final = nn.NewLayerNorm(m.At("final_layer_norm"), c.Width, c.Eps)
 	if c.Projection > 0 {
@@ -134,20 +120,12 @@ func (t *TextEncoder) Forward(w *nn.Weights, ids, ends *ad.Value) TextEmbeddings
 	x := t.tokens.Apply(w, ids)
 	x = ad.Add(x, ad.Reshape(t.positions.Table(w), 1, n, c.Width))
 	mask := nn.CausalMask(x, n)
-	activation := nn.QuickGELU
-	if c.Activation == "gelu" {
-		activation = nn.GELU
-	}
 	var out TextEmbeddings
 	for i, l := range t.layers {
 		if i == len(t.layers)-1 {
 			out.Penultimate = x
 		}
-		h := l.norm1.Apply(w, x)
-		h = nn.Attention(l.q.Apply(w, h), l.k.Apply(w, h), l.v.Apply(w, h), c.Heads, mask)
-		x = ad.Add(x, l.out.Apply(w, h))
-		h = l.up.Apply(w, l.norm2.Apply(w, x))
-		x = ad.Add(x, l.down.Apply(w, activation(h)))
+		x = l.Apply(w, x, mask)
 	}
 	out.Last = t.final.Apply(w, x)
 	if c.Projection > 0 {

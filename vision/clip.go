@@ -66,7 +66,7 @@ type CLIP struct {
 	specs      []nn.Spec
 	positions  nn.EmbeddingTable
 	before     nn.LayerNorm
-	layers     []clipLayer
+	layers     []nn.CLIPLayer
 	after      nn.LayerNorm
 	projection nn.Linear
 }
@@ -76,12 +76,6 @@ const (
 	classIndex = iota
 	kernelIndex
 )
-
-type clipLayer struct {
-	norm1, norm2 nn.LayerNorm
-	q, k, v, out nn.Linear
-	up, down     nn.Linear
-}
 
 // NewCLIP lays the tower out. Parameter names are those of transformers' CLIPVisionModelWithProjection.
 func NewCLIP(c CLIPConfig) (*CLIP, error) {
@@ -97,15 +91,7 @@ func NewCLIP(c CLIPConfig) (*CLIP, error) {
 	t.positions = nn.NewEmbedding(m.At("embeddings.position_embedding"), c.Patches()+1, c.Width)
 	t.before = nn.NewLayerNorm(m.At("pre_layrnorm"), c.Width, c.Eps) // the name is misspelt in every checkpoint
 	for i := range c.Layers {
-		l := m.At("encoder.layers").At(i)
-		linear := func(name string, in, out int) nn.Linear { return nn.NewLinear(l.At(name), in, out, true) }
-		t.layers = append(t.layers, clipLayer{
-			k: linear("self_attn.k_proj", c.Width, c.Width), v: linear("self_attn.v_proj", c.Width, c.Width),
-			q: linear("self_attn.q_proj", c.Width, c.Width), out: linear("self_attn.out_proj", c.Width, c.Width),
-			norm1: nn.NewLayerNorm(l.At("layer_norm1"), c.Width, c.Eps),
-			up:    linear("mlp.fc1", c.Width, c.Hidden), down: linear("mlp.fc2", c.Hidden, c.Width),
-			norm2: nn.NewLayerNorm(l.At("layer_norm2"), c.Width, c.Eps),
-		})
+		t.layers = append(t.layers, nn.NewCLIPLayer(m.At("encoder.layers").At(i), c.Width, c.Hidden, c.Heads, c.Eps, c.Activation))
 	}
 	t.after = nn.NewLayerNorm(m.At("post_layernorm"), c.Width, c.Eps)
 	t.projection = nn.NewLinear(b.At("visual_projection"), c.Width, c.Projection, false)
@@ -135,21 +121,11 @@ func (t *CLIP) Forward(parameters []*ad.Value, patches *ad.Value) *ad.Value {
 	x = ad.Add(x, ad.Reshape(t.positions.Table(w), 1, c.Patches()+1, c.Width))
 	x = t.before.Apply(w, x)
 
-	activation := nn.QuickGELU
-	if c.Activation == "gelu" {
-		activation = nn.GELU
+	last := len(t.layers) - 1
+	for _, l := range t.layers[:last] {
+		x = l.Apply(w, x, nil)
 	}
-	for i, l := range t.layers {
-		h := l.norm1.Apply(w, x)
-		asking := h
-		if i == len(t.layers)-1 { // only the class token is used afterwards
-			asking, x = ad.Slice(h, 1, 0, 1), ad.Slice(x, 1, 0, 1)
-		}
-		h = nn.Attention(l.q.Apply(w, asking), l.k.Apply(w, h), l.v.Apply(w, h), c.Heads, nil)
-		x = ad.Add(x, l.out.Apply(w, h))
-		h = l.up.Apply(w, l.norm2.Apply(w, x))
-		x = ad.Add(x, l.down.Apply(w, activation(h)))
-	}
+	x = t.layers[last].ApplyToFirst(w, x) // only the class token is used afterwards
 	return ad.Reshape(t.projection.Apply(w, t.after.Apply(w, x)), batch, c.Projection)
 }
 
