@@ -17,11 +17,7 @@ const side = 8
 
 func loadTiny(t testing.TB) *sd.Model {
 	t.Helper()
-	e, err := engine.Open(enginetest.Spec())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(e.Close)
+	e := enginetest.Open(t)
 	m, err := sd.Load(e, "../testdata/golden/tiny-sd")
 	if err != nil {
 		t.Fatal(err)

@@ -23,11 +23,7 @@ const tinyModel = "../testdata/golden/tiny-sd"
 
 func load(t testing.TB) *sd.Model {
 	t.Helper()
-	e, err := engine.Open(enginetest.Spec())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(e.Close)
+	e := enginetest.Open(t)
 	m, err := sd.Load(e, tinyModel)
 	if err != nil {
 		t.Fatal(err)

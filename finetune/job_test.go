@@ -26,13 +26,7 @@ func shortJob(t testing.TB, method string) Job {
 }
 
 func openEngine(t testing.TB) *engine.Engine {
-	t.Helper()
-	e, err := engine.Open(enginetest.Spec())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(e.Close)
-	return e
+	return enginetest.Open(t)
 }
 
 func absent(t testing.TB, path string) {

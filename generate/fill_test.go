@@ -15,13 +15,7 @@ import (
 )
 
 func openEngine(t testing.TB) *engine.Engine {
-	t.Helper()
-	e, err := engine.Open(enginetest.Spec())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(e.Close)
-	return e
+	return enginetest.Open(t)
 }
 
 // list is two pictures of each of two prompts.

@@ -15,11 +15,7 @@ import (
 // evaluate runs a graph on float32 inputs and returns the values of its one output.
 func evaluate(t *testing.T, build func(in []*ad.Value) *ad.Value, inputs ...*engine.Tensor) ([]float32, error) {
 	t.Helper()
-	e, err := engine.Open(enginetest.Spec())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(e.Close)
+	e := enginetest.Open(t)
 	f, err := ad.Compile(e, t.Name(), func(_ *ad.Tape, in []*ad.Value) []*ad.Value { return []*ad.Value{build(in)} })
 	if err != nil {
 		t.Fatal(err)

@@ -18,12 +18,7 @@ import (
 const fixtures = "../testdata/onnx"
 
 func openEngine(t testing.TB) *engine.Engine {
-	e, err := engine.Open(enginetest.Spec())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(e.Close)
-	return e
+	return enginetest.Open(t)
 }
 
 func readFixture(t testing.TB, name string) []byte {

@@ -22,13 +22,7 @@ const (
 )
 
 func openEngine(t testing.TB) *engine.Engine {
-	t.Helper()
-	e, err := engine.Open(enginetest.Spec())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(e.Close)
-	return e
+	return enginetest.Open(t)
 }
 
 func load(t testing.TB, dir string) *Model {

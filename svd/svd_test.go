@@ -6,18 +6,13 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/resalign/resalign/engine"
 	"github.com/resalign/resalign/engine/enginetest"
 	"github.com/resalign/resalign/random"
 )
 
 func decomposer(t testing.TB) *Decomposer {
 	t.Helper()
-	e, err := engine.Open(enginetest.Spec())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(e.Close)
+	e := enginetest.Open(t)
 	d, err := New(e)
 	if err != nil {
 		t.Fatal(err)

@@ -72,13 +72,7 @@ func tinyRecipe(t testing.TB, root string) Recipe {
 }
 
 func openEngine(t testing.TB) *engine.Engine {
-	t.Helper()
-	e, err := engine.Open(enginetest.Spec())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(e.Close)
-	return e
+	return enginetest.Open(t)
 }
 
 func run(t testing.TB, r Recipe, h Hooks) (*Result, []train.Event) {

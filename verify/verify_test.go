@@ -26,13 +26,7 @@ const (
 )
 
 func openEngine(t testing.TB) *engine.Engine {
-	t.Helper()
-	e, err := engine.Open(enginetest.Spec())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(e.Close)
-	return e
+	return enginetest.Open(t)
 }
 
 // groups runs a directory and returns its checks by kind and group.

@@ -1,7 +1,12 @@
-// Package enginetest says which engine tests run on.
+// Package enginetest opens the engine that tests run on.
 package enginetest
 
-import "os"
+import (
+	"os"
+	"testing"
+
+	"github.com/resalign/resalign/engine"
+)
 
 // Variable names the environment variable by which the tests of the method are run on another engine than the embedded
 // one, such as xla:/path/to/plugin.so (tests work in different folders, so the path must be absolute).
@@ -13,4 +18,15 @@ func Spec() string {
 		return spec
 	}
 	return "go"
+}
+
+// Open opens the engine of Spec, until the test ends.
+func Open(t testing.TB) *engine.Engine {
+	t.Helper()
+	e, err := engine.Open(Spec())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(e.Close)
+	return e
 }

@@ -21,12 +21,7 @@ const network = "../../testdata/onnx/classifier.onnx"
 var labels = []string{"star", "circle", "square", "triangle", "cross"}
 
 func openEngine(t testing.TB) *engine.Engine {
-	e, err := engine.Open(enginetest.Spec())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(e.Close)
-	return e
+	return enginetest.Open(t)
 }
 
 func readAll(t *testing.T, path string) []byte {

@@ -18,13 +18,7 @@ import (
 const fixtures = "../../testdata/vision/clip/"
 
 func openEngine(t testing.TB) *engine.Engine {
-	t.Helper()
-	e, err := engine.Open(enginetest.Spec())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(e.Close)
-	return e
+	return enginetest.Open(t)
 }
 
 // reference is what torch, transformers and diffusers computed.

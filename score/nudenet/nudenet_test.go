@@ -30,12 +30,7 @@ const (
 )
 
 func openEngine(t testing.TB) *engine.Engine {
-	e, err := engine.Open(enginetest.Spec())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(e.Close)
-	return e
+	return enginetest.Open(t)
 }
 
 func openSmall(t testing.TB, o Options) *Detector {

@@ -11,7 +11,6 @@ import (
 	"testing"
 
 	"github.com/resalign/resalign/data"
-	"github.com/resalign/resalign/engine"
 	"github.com/resalign/resalign/engine/enginetest"
 	"github.com/resalign/resalign/score"
 )
@@ -46,11 +45,7 @@ func openDetector(t testing.TB, o Options) *Detector {
 	if path == "" {
 		t.Skipf("set %s to a NudeNet .onnx file; scripts/check_nudenet.py does", weightsVariable)
 	}
-	e, err := engine.Open(enginetest.Spec())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(e.Close)
+	e := enginetest.Open(t)
 	d, err := OpenWith(e, path, o)
 	if err != nil {
 		t.Fatal(err)
