@@ -1,6 +1,7 @@
 package finetune
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,6 +12,7 @@ import (
 	"github.com/resalign/resalign/generate"
 	"github.com/resalign/resalign/recipe"
 	"github.com/resalign/resalign/train"
+	"github.com/resalign/resalign/weights"
 )
 
 // Job is everything that a fine-tuning from files depends on; the folder of its run keeps it as recipe.toml.
@@ -23,8 +25,9 @@ type Job struct {
 	Ratio       float64 `toml:"ratio"`       // share of the draws that Contaminate has, above 0 and at most 1
 	Cache       string  `toml:"cache"`       // folder for encoded pictures and prompts; empty: memory only
 
-	NoMerge         bool `toml:"no_merge"`         // lora: write the adapter only
-	CheckpointEvery int  `toml:"checkpoint_every"` // steps; 0: only at the end and when asked to finish
+	NoMerge         bool   `toml:"no_merge"`         // lora: write the adapter only
+	LoRAFormat      string `toml:"lora_format"`      // lora: one of LoRAFormats; empty: that of diffusers
+	CheckpointEvery int    `toml:"checkpoint_every"` // steps; 0: only at the end and when asked to finish
 
 	Config
 	Preview generate.Preview `toml:"preview"`
@@ -32,7 +35,7 @@ type Job struct {
 
 // DefaultJob is a job with the [Defaults] of a method. It names no model and no data yet.
 func DefaultJob(method string) Job {
-	return Job{Config: Defaults(method), CheckpointEvery: 50, Preview: generate.Preview{Options: generate.Defaults()}}
+	return Job{Config: Defaults(method), LoRAFormat: string(weights.DiffusersLoRA), CheckpointEvery: 50, Preview: generate.Preview{Options: generate.Defaults()}}
 }
 
 // ReadJob reads the job of a run that was begun in a folder, to continue it.
@@ -61,6 +64,11 @@ func (j Job) Validate() []recipe.Problem {
 	bad(j.Contaminate == "" && j.Ratio != 0, "ratio", "%v needs contaminate, the folder to mix in", j.Ratio)
 	bad(j.Contaminate != "" && !(j.Ratio > 0 && j.Ratio <= 1), "ratio", "%v must be above 0 and at most 1, the share of the draws that contaminate has", j.Ratio)
 	bad(j.NoMerge && j.Method != LoRA, "no_merge", "true is only for method %s", LoRA)
+	if err := CheckLoRAFormat(j.LoRAFormat); err != nil {
+		bad(true, "lora_format", "%v", err)
+	} else {
+		bad(cmp.Or(j.LoRAFormat, string(weights.DiffusersLoRA)) != string(weights.DiffusersLoRA) && j.Method != LoRA, "lora_format", "%q is only for method %s", j.LoRAFormat, LoRA)
+	}
 	bad(j.CheckpointEvery < 0, "checkpoint_every", "%d must not be below 0", j.CheckpointEvery)
 	p := j.Preview
 	bad(p.Every < 0, "preview.every", "%d must not be below 0", p.Every)

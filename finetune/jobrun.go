@@ -13,7 +13,6 @@ import (
 	"github.com/resalign/resalign/recipe"
 	"github.com/resalign/resalign/sd"
 	"github.com/resalign/resalign/train"
-	"github.com/resalign/resalign/weights"
 )
 
 // JobHooks connect a job to whoever started it. All are optional.
@@ -32,7 +31,7 @@ type JobHooks struct {
 // JobResult is where a finished job left its work.
 type JobResult struct {
 	Model     string // folder: the adapted model as a diffusers directory; empty where it was not asked for or did not change
-	LoRA      string // file: the adapter; empty unless one was trained
+	LoRA      string // file, or PEFT's folder: the adapter; empty unless one was trained
 	Embedding string // file: the new word's embeddings; empty unless they were trained
 	Shifts    string // file: shifts of singular values, which Model contains; empty unless they were trained
 	Log       string // file: what happened in each step
@@ -41,7 +40,6 @@ type JobResult struct {
 
 const (
 	modelFolder = "model"
-	loraFile    = "lora.safetensors"
 	conceptFile = "learned_embeds.safetensors" // the name that diffusers looks for
 	shiftsFile  = "spectral_shifts.safetensors"
 )
@@ -147,7 +145,7 @@ func (r *runningJob) result() *JobResult {
 		result.Model = filepath.Join(r.out, modelFolder)
 	}
 	if r.Method == LoRA {
-		result.LoRA = filepath.Join(r.out, loraFile)
+		result.LoRA = AdapterPath(r.out, r.LoRAFormat)
 	}
 	if r.learns() {
 		result.Embedding = filepath.Join(r.out, conceptFile)
@@ -162,11 +160,7 @@ func (r *runningJob) result() *JobResult {
 func (r *runningJob) export(m *sd.Model, tuned *Result) error {
 	to := r.result()
 	if tuned.Adapter != nil {
-		lora, err := tuned.Adapter.LoRA(tuned.Factors)
-		if err != nil {
-			return err
-		}
-		if err := weights.WriteLoRA(to.LoRA, lora, weights.F32, nil); err != nil {
+		if _, err := WriteAdapter(r.out, r.LoRAFormat, tuned.Adapter, tuned.Factors); err != nil {
 			return err
 		}
 	}

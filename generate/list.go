@@ -4,7 +4,9 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,7 +20,7 @@ import (
 type List struct {
 	Options
 	Model      string   // a diffusers directory
-	LoRA       string   // file of an adapter to merge into the model first; empty: none
+	LoRA       string   // file of an adapter, or PEFT's folder, to merge into the model first; empty: none
 	Embeddings []string // files of words that Textual Inversion learnt, for the prompts
 	Prompts    []data.Prompt
 	Images     int    // of each prompt
@@ -135,12 +137,11 @@ func (l List) settings(m *sd.Model) (folderSettings, error) {
 	}
 	s.Model = hex.EncodeToString(hash.Sum(nil))
 	if l.LoRA != "" {
-		content, err := os.ReadFile(l.LoRA)
+		sum, err := adapterHash(l.LoRA)
 		if err != nil {
 			return s, fmt.Errorf("the adapter cannot be read: %w", err)
 		}
-		sum := sha256.Sum256(content)
-		s.LoRA = hex.EncodeToString(sum[:])
+		s.LoRA = sum
 	}
 	hash.Reset()
 	for _, p := range l.Prompts {
@@ -155,4 +156,44 @@ func (l List) settings(m *sd.Model) (folderSettings, error) {
 	}
 	s.Prompts = hex.EncodeToString(hash.Sum(nil))
 	return s, nil
+}
+
+// adapterHash identifies an adapter: the content of its file, or of PEFT's files in a folder, in the folder itself or in those
+// of the components.
+func adapterHash(path string) (string, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", err
+	}
+	hash := sha256.New()
+	if !info.IsDir() {
+		err := addFile(hash, path)
+		return hex.EncodeToString(hash.Sum(nil)), err
+	}
+	for _, component := range []string{".", "unet", "text_encoder", "text_encoder_2"} {
+		entries, err := os.ReadDir(filepath.Join(path, component))
+		if err != nil {
+			continue // the adapter does not change this component
+		}
+		for _, e := range entries {
+			if e.IsDir() || !strings.HasPrefix(e.Name(), "adapter_") {
+				continue
+			}
+			fmt.Fprintf(hash, "%s %q\n", component, e.Name())
+			if err := addFile(hash, filepath.Join(path, component, e.Name())); err != nil {
+				return "", err
+			}
+		}
+	}
+	return hex.EncodeToString(hash.Sum(nil)), nil
+}
+
+func addFile(to io.Writer, path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = io.Copy(to, f)
+	return err
 }

@@ -49,11 +49,11 @@ func ReadArchitecture(dir string) (*Architecture, error) {
 		return nil, fmt.Errorf("%s: not a JSON object: %w", path, err)
 	}
 	a := &Architecture{Name: dir}
-	towers := []string{"text_encoder"}
+	folders := towers[:1]
 	switch index.Class {
 	case "StableDiffusionPipeline":
 	case "StableDiffusionXLPipeline":
-		a.XL, towers = true, append(towers, "text_encoder_2")
+		a.XL, folders = true, towers
 	default:
 		return nil, fmt.Errorf("%s: _class_name = %q is not supported (supported: StableDiffusionPipeline, StableDiffusionXLPipeline)", path, index.Class)
 	}
@@ -63,7 +63,7 @@ func ReadArchitecture(dir string) (*Architecture, error) {
 	if a.VAE, err = sd.ReadVAEConfig(filepath.Join(dir, "vae", "config.json")); err != nil {
 		return nil, err
 	}
-	for _, name := range towers {
+	for _, name := range folders {
 		text, err := sd.ReadTextConfig(filepath.Join(dir, name, "config.json"))
 		if err != nil {
 			return nil, err
@@ -103,6 +103,18 @@ func stored(dir string) int {
 	}
 	return total
 }
+
+// skeleton is the model without its numbers: enough to lay out parameters with.
+func (a *Architecture) skeleton() *sd.Model {
+	m := &sd.Model{Dir: a.Name, UNet: sd.NewUNet(a.UNet), VAE: sd.NewVAE(a.VAE), XL: a.XL}
+	for i, t := range a.Text {
+		m.Towers = append(m.Towers, sd.TextTower{Name: towers[i], Encoder: sd.NewTextEncoder(t)})
+	}
+	return m
+}
+
+// towers are the folders of text encoders.
+var towers = []string{"text_encoder", "text_encoder_2"}
 
 func (a *Architecture) tokens() int { return a.Text[0].Tokens }
 

@@ -37,6 +37,8 @@ type op struct {
 	inputs  []int // positions in values
 	result  int
 	flops   float64 // of a matrix product
+	half    bool    // matrix product: of factors of half precision
+	panels  bool    // matrix product: large enough to be taken panel by panel
 	inner   int     // matrix product: the length of the sums
 	rows    int     // matrix product: rows of the left matrix
 	columns int
@@ -45,7 +47,16 @@ type op struct {
 // compiler compiles graphs on the Go engine's backend, by shapes alone, and keeps the results.
 type compiler struct {
 	backend  compute.Backend
+	native   bool // graphs are written for an engine whose own convolutions and transposes are fast
 	programs map[string]*program
+}
+
+func newCompiler(native bool) (*compiler, error) {
+	backend, err := compute.NewWithConfig("go:ops_sequential")
+	if err != nil {
+		return nil, fmt.Errorf("plan: %w", err)
+	}
+	return &compiler{backend: backend, native: native, programs: map[string]*program{}}, nil
 }
 
 func (c *compiler) program(key string, inputs []input, build func(t *ad.Tape, in []*ad.Value) []*ad.Value) (*program, error) {
@@ -86,7 +97,7 @@ func (c *compiler) compile(name string, inputs []input, build func(t *ad.Tape, i
 	backend := &spy{Backend: c.backend}
 	built := graph.NewGraph(backend, name)
 	defer built.Finalize()
-	tape := ad.NewTape(built, false)
+	tape := ad.NewTape(built, c.native)
 	in := make([]*ad.Value, len(inputs))
 	for i, x := range inputs {
 		dtype := dtypes.Float32
@@ -147,7 +158,9 @@ func readProgram(name string, builder reflect.Value) (*program, error) {
 			data := node.Elem().FieldByName("Data").Elem().Elem()
 			size := func(field string) int { return int(data.FieldByName(field).Int()) }
 			o.inner, o.rows, o.columns = size("ContractingSize"), size("LHSCrossSize"), size("RHSCrossSize")
+			o.half = shape(list.Index(0)).DType.IsHalfPrecision()
 			o.flops = 2 * float64(size("BatchSize")) * float64(o.inner) * float64(o.rows) * float64(o.columns)
+			o.panels = o.flops >= 2*panelSize
 		}
 		p.ops = append(p.ops, o)
 	}

@@ -13,6 +13,7 @@ type heap struct {
 	pool      pool // free arrays that were put back since the last collection
 	victim    pool // those put back before it; the next collection drops them
 	limit     int  // what is allocated then begins a collection
+	goal      int  // what the heap may have grown to when that ends
 
 	trigger float64 // share of the way from what was alive to twice that at which a collection begins
 
@@ -21,6 +22,8 @@ type heap struct {
 	moves  *random.Stream
 
 	live int // the largest inUse so far
+
+	collections int
 }
 
 // block is memory that was handed out: where it begins, and how long it is.
@@ -31,6 +34,7 @@ const (
 	minHeap    = 4 << 20
 	minTrigger = 0.7 // of the way from what was alive to twice that: the earliest a collection may begin
 	maxTrigger = 0.95
+	retained   = 1.1 // of the heap's goal: what the runtime gives back to the system is free memory beyond that
 )
 
 // moveShare is the share of the operations after which Go's scheduler goes on with another processor, because that is
@@ -46,6 +50,29 @@ func newHeap(places int, seed uint64) *heap {
 	}
 }
 
+var _ memory = (*heap)(nil)
+
+// What no array accounts for, measured (docs/performance.md): the program itself with the runtime's own tables, and what
+// the graph library keeps of an operation of a compiled program, and what it uses beside while it compiles.
+const (
+	processBytes = 24 << 20
+	nodeBytes    = 1000
+	nodeGarbage  = 300
+)
+
+func (h *heap) taken(mapped int) int { return processBytes + mapped + h.addresses.resident() }
+
+func (h *heap) compile(p *program) {
+	kept := nodeBytes*p.nodes + p.constants()
+	h.allocate(kept, kept)
+	h.transient(nodeGarbage * p.nodes)
+}
+
+// settledAfter is how many collections a heap needs until it grows no more.
+const settledAfter = 16
+
+func (h *heap) settled() bool { return h.collections >= settledAfter }
+
 // held is everything that waits for nobody but the collector.
 func (h *heap) held() int { return h.inUse + h.wasted + h.pool.bytes + h.victim.bytes }
 
@@ -58,8 +85,15 @@ func (h *heap) move() {
 
 // allocate takes memory from the system, of which the first bytes are written to.
 func (h *heap) allocate(size, written int) block {
-	b := h.addresses.take(size, written)
-	h.inUse += size
+	return h.count(h.addresses.take(size, written))
+}
+
+// reserve takes memory that nobody writes to.
+func (h *heap) reserve(size int) block { return h.count(h.addresses.reserve(size)) }
+
+// count takes note of memory that was taken, and begins a collection where one is due.
+func (h *heap) count(b block) block {
+	h.inUse += b.size
 	h.live = max(h.live, h.inUse)
 	if h.held() >= h.limit {
 		h.collect()
@@ -76,6 +110,7 @@ func (h *heap) drop(b block) {
 
 // collect is one run of the garbage collector. What lay in the pool through two of them is gone.
 func (h *heap) collect() {
+	h.addresses.release(int(retained * float64(h.goal))) // what was freed by the last one; it takes its time
 	h.garbage = append(h.garbage, h.victim.all()...)
 	for _, b := range h.garbage {
 		h.addresses.giveBack(b)
@@ -83,7 +118,9 @@ func (h *heap) collect() {
 	h.garbage, h.wasted = h.garbage[:0], 0
 	h.victim, h.pool = h.pool, newPool(h.places)
 	alive := h.held()
-	h.limit = alive + int(h.trigger*float64(max(alive, minHeap)))
+	room := max(alive, minHeap)
+	h.limit, h.goal = alive+int(h.trigger*float64(room)), alive+room
+	h.collections++
 }
 
 // get takes an array from the pool, or makes one.
@@ -105,12 +142,15 @@ func (h *heap) put(b block) {
 	h.inUse -= b.size
 }
 
-// The engine keeps address space free behind the heap before every call (engine/headroom.go). It is not written to where
-// it is fresh, but the collector sees it.
+// The engine keeps address space free behind the heap before every call (engine/headroom.go). Nothing is written to it, but
+// the collector sees it.
 const (
 	minHeadroom  = 1 << 30
 	headroomStep = 1 << 30
 	maxHeadroom  = 16 << 30
+
+	// scatteredShare is the share of these blocks that find no room in one piece, as small objects lie in between.
+	scatteredShare = 0.25
 )
 
 func (h *heap) keepHeadroom() {
@@ -120,7 +160,11 @@ func (h *heap) keepHeadroom() {
 	}
 	var blocks []block
 	for missing := want - free + minHeadroom/2; ; missing -= headroomStep {
-		blocks = append(blocks, h.allocate(min(missing, headroomStep), 0))
+		size := min(missing, headroomStep)
+		if h.moves.Float64() < scatteredShare {
+			h.addresses.extend(size)
+		}
+		blocks = append(blocks, h.reserve(size))
 		if missing <= headroomStep {
 			break
 		}

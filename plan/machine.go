@@ -1,8 +1,6 @@
 package plan
 
 import (
-	"context"
-
 	"github.com/resalign/resalign/hypergrad"
 	"github.com/resalign/resalign/train"
 )
@@ -10,33 +8,40 @@ import (
 // machine goes through a run without computing: it keeps account of the memory and of the work.
 type machine struct {
 	*compiler
-	heap   *heap
+	memory memory
 	mapped int // bytes of files that are being read
-	code   int // bytes of the programs compiled so far
 	known  map[*program]bool
 	times  float64 // how often what comes next is done
 	work   work
-	peak   int // of the process
+	peak   int
 	scalar *tensor
 }
 
-func newMachine(c *compiler, threads int, seed uint64) *machine {
-	m := &machine{compiler: c, heap: newHeap(threads, seed), known: map[*program]bool{}, times: 1}
-	m.heap.keepHeadroom()
-	m.scalar = m.heap.feed(4)
+// memory is where arrays live.
+type memory interface {
+	// feed makes a tensor of numbers that the host has.
+	feed(bytes int) *tensor
+	// free lets go of tensors; nil ones are skipped.
+	free(ts ...*tensor)
+	// transient is memory that the host needs for a moment.
+	transient(bytes int)
+	// compile takes what a program itself needs.
+	compile(p *program)
+	// run goes through a program and returns its outputs. Inputs for which donate is true are used up.
+	run(p *program, inputs []*tensor, donate []bool) []*tensor
+	// settled tells whether the memory is what it will be in a while, too.
+	settled() bool
+	// taken is how much is in use at present, with so many bytes of files that are being read.
+	taken(host int) int
+}
+
+func newMachine(c *compiler, in memory) *machine {
+	m := &machine{compiler: c, memory: in, known: map[*program]bool{}, times: 1}
+	m.scalar = m.memory.feed(4)
 	return m
 }
 
-// Memory that no array accounts for, measured (docs/performance.md): the program itself with the runtime's own tables, and
-// what the graph library keeps for an operation of a compiled program.
-const (
-	processBytes = 48 << 20
-	nodeBytes    = 1100
-)
-
-func (m *machine) note() {
-	m.peak = max(m.peak, processBytes+m.code+m.mapped+m.heap.addresses.resident())
-}
+func (m *machine) note() { m.peak = max(m.peak, m.memory.taken(m.mapped)) }
 
 // run carries out a program whose inputs are those given.
 func (m *machine) run(p *program, err error, inputs []*tensor, donate []bool) ([]*tensor, error) {
@@ -45,35 +50,80 @@ func (m *machine) run(p *program, err error, inputs []*tensor, donate []bool) ([
 	}
 	if !m.known[p] {
 		m.known[p] = true
-		m.code += nodeBytes*p.nodes + p.constants()
+		m.memory.compile(p)
 	}
 	m.work.add(p, m.times)
-	out := m.heap.run(p, inputs, donate)
+	out := m.memory.run(p, inputs, donate)
 	m.note()
 	return out, nil
 }
 
-// vector is a list of tensors in the shapes of a group of parameters.
+// repeat goes through something a few times, at most as often as it is done, and counts its work as often as it is done.
+func (m *machine) repeat(walked int, done float64, f func() error) error {
+	if done <= 0 {
+		return nil
+	}
+	walked = max(1, min(walked, int(done)))
+	before := m.times
+	defer func() { m.times = before }()
+	m.times *= done / float64(walked)
+	for range walked {
+		if err := f(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// settle goes through something again and again, at most as often as it is done, until the memory is what it stays: a heap of small
+// arrays grows for a while. f need not count its work more than once.
+func (m *machine) settle(done int, f func() error) error {
+	for k := 0; k < min(done, settledAt) && (k < walkedSteps || !m.memory.settled()); k++ {
+		if err := f(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// At least and at most so many steps are gone through.
+const (
+	walkedSteps = 2
+	settledAt   = 8
+)
+
+// vector is a list of tensors in the shapes of some parameters.
 type vector struct {
-	key    string
+	key    string // of the shapes
 	shapes []input
 	ts     []*tensor
 }
 
+func newVector(shapes []input, ts []*tensor) vector {
+	return vector{key: shapesKey(shapes), shapes: shapes, ts: ts}
+}
+
 func (m *machine) release(vs ...vector) {
 	for _, v := range vs {
-		m.heap.free(v.ts...)
+		m.memory.free(v.ts...)
 	}
 }
 
-// zeros is a vector that the host makes.
-func (m *machine) zeros(key string, shapes []input) vector {
-	v := vector{key: key, shapes: shapes}
+// feed makes tensors of numbers that the host has in arrays of its own.
+func (m *machine) feed(shapes ...input) []*tensor {
+	var out []*tensor
 	for _, s := range shapes {
-		m.heap.transient(s.bytes())
-		v.ts = append(v.ts, m.heap.feed(s.bytes()))
+		m.memory.transient(s.bytes())
+		out = append(out, m.memory.feed(s.bytes()))
 	}
-	return v
+	return out
+}
+
+// fetch copies tensors to the host, for a moment.
+func (m *machine) fetch(ts ...*tensor) {
+	for _, t := range ts {
+		m.memory.transient(t.bytes)
+	}
 }
 
 // Dot, Combine and Release make the machine a space, in which package hypergrad's own solvers can be run. All inner
@@ -81,7 +131,7 @@ func (m *machine) zeros(key string, shapes []input) vector {
 func (m *machine) Dot(a, b vector) (float64, error) {
 	p, err := m.inner(a.key, a.shapes)
 	out, err := m.run(p, err, concat(a.ts, b.ts), nil)
-	m.heap.free(out...)
+	m.memory.free(out...)
 	return 1, err
 }
 
@@ -137,9 +187,7 @@ type descent struct {
 }
 
 func (m *machine) newDescent(at vector, rule train.Optimizer) *descent {
-	d := &descent{at: at, rule: rule, moments: vector{key: at.key}}
-	d.moments.ts = m.zeros(at.key, states(rule, at.shapes)).ts
-	return d
+	return &descent{at: at, rule: rule, moments: vector{ts: m.feed(states(rule, at.shapes)...)}}
 }
 
 // step uses up the gradient.
@@ -177,8 +225,8 @@ func (m *machine) end(d *descent) {
 	}
 }
 
-func concat(lists ...[]*tensor) []*tensor {
-	var out []*tensor
+func concat[T any](lists ...[]T) []T {
+	var out []T
 	for _, l := range lists {
 		out = append(out, l...)
 	}
@@ -195,5 +243,3 @@ func (p *program) constants() int {
 	}
 	return n
 }
-
-var background = context.Background()

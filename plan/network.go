@@ -2,40 +2,88 @@ package plan
 
 import (
 	"fmt"
+	"hash/fnv"
+	"strings"
 
 	"github.com/resalign/resalign/ad"
+	"github.com/resalign/resalign/denoise"
+	"github.com/resalign/resalign/engine"
 	"github.com/resalign/resalign/nn"
 	"github.com/resalign/resalign/sd"
-	"github.com/resalign/resalign/train"
 )
 
-// network is a UNet with adapters, as package denoise sees it, without numbers.
+// network is a UNet with whatever a denoise.Network puts on it, without numbers. Package denoise lays the parameters out; the
+// graphs are written here as there, of the same building blocks.
 type network struct {
-	key      string
-	arch     *Architecture
-	unet     *sd.UNet
-	adapters []*sd.Adapter
-	specs    []nn.Spec
-	starts   []int // where each group of parameters begins: the UNet, then the adapters; and the end
+	key    string // names everything that a program depends on but the batch
+	arch   *Architecture
+	layout *denoise.Network // which is never evaluated
+	unet   *sd.UNet
+	specs  []nn.Spec
 
-	checkpoints bool // see denoise.Network.CheckpointGradients
+	adapters []*sd.Adapter
+	starts   []int // of the groups that follow the UNet's: adapters, text encoders and learnt words, or a spectrum
+	text     []*sd.TextEncoder
+	learnt   int // token embeddings that follow the first text encoder
+	spectrum *sd.Spectrum
+
+	checkpoints bool
+	compute     nn.Compute
+	dropout     float64
 }
 
-// group is a range of a network's parameters.
-type group struct{ from, to int }
-
 func newNetwork(a *Architecture, adapters ...*sd.Adapter) *network {
-	n := &network{arch: a, adapters: adapters, starts: []int{0}, unet: sd.NewUNet(a.UNet)}
-	n.specs = n.unet.Specs()
+	n := &network{arch: a, adapters: adapters, key: a.Name}
 	for _, adapter := range adapters {
-		n.starts = append(n.starts, len(n.specs))
-		n.specs = append(n.specs, adapter.Specs()...)
+		n.key += fmt.Sprintf(" + adapter of rank %d on %d layers", adapter.Rank, len(adapter.Layers))
 	}
+	return n.laidOut(denoise.NewNetwork(a.skeleton(), adapters...), len(adapters))
+}
+
+// newTextNetwork has the text encoders as well, and so many further token embeddings. These follow the layout: a model
+// without a tokenizer cannot say whether it has room for them.
+func newTextNetwork(a *Architecture, learnt int) (*network, error) {
+	layout, err := denoise.NewTextNetwork(a.skeleton(), 0)
+	if err != nil {
+		return nil, err
+	}
+	n := &network{arch: a, learnt: learnt, key: fmt.Sprintf("%s with text and %d embeddings", a.Name, learnt)}
+	for _, t := range a.Text {
+		n.text = append(n.text, sd.NewTextEncoder(t))
+	}
+	n.laidOut(layout, len(n.text))
+	if learnt == 0 {
+		return n, nil
+	}
+	if a.XL {
+		return nil, fmt.Errorf("%s has two text encoders; embeddings of one's tokens are for Stable Diffusion 1.x and 2.x", a.Name)
+	}
+	n.specs = append(n.specs, nn.Spec{Name: "learnt_embeddings", Shape: []int{learnt, a.Text[0].Width}})
 	n.starts = append(n.starts, len(n.specs))
-	n.key = a.Name
-	for i := range adapters {
-		n.key += " + " + n.adapterKey(i)
+	return n, nil
+}
+
+// embeddings selects the further token embeddings.
+func (n *network) embeddings() selection {
+	return selection{name: "embeddings", index: []int{len(n.specs) - 1}}
+}
+
+// newSpectralNetwork has shifted singular values.
+func newSpectralNetwork(a *Architecture) *network {
+	m := a.skeleton()
+	n := &network{arch: a, spectrum: m.NewSpectrum(), key: a.Name + " with a spectrum"}
+	return n.laidOut(denoise.NewSpectralNetwork(m, n.spectrum), 2)
+}
+
+// laidOut takes over the parameters of a layout with so many groups after the UNet's.
+func (n *network) laidOut(layout *denoise.Network, groups int) *network {
+	n.layout, n.specs, n.unet = layout, layout.Specs(), layout.Model.UNet
+	at := layout.Group(0).Len()
+	for i := range groups {
+		n.starts = append(n.starts, at)
+		at += layout.Group(i + 1).Len()
 	}
+	n.starts = append(n.starts, at)
 	return n
 }
 
@@ -47,17 +95,79 @@ func (n *network) checkpointed(on bool) *network {
 	return n
 }
 
-func (n *network) group(i int) group { return group{n.starts[i], n.starts[i+1]} }
-
-// adapterKey names an adapter's shapes.
-func (n *network) adapterKey(i int) string {
-	a := n.adapters[i]
-	return fmt.Sprintf("%s adapter of rank %d on %d layers", n.arch.Name, a.Rank, len(a.Layers))
+// computing makes the network compute in a type of numbers.
+func (n *network) computing(in nn.Compute) *network {
+	if in == nn.BFloat16 {
+		n.compute = in
+		n.key += ", bfloat16"
+	}
+	return n
 }
 
-func (g group) of(v []*ad.Value) []*ad.Value { return v[g.from:g.to] }
+// exact is the network in float32, see denoise.Network.Exact.
+func (n *network) exact() *network {
+	if n.compute != nn.BFloat16 {
+		return n
+	}
+	next := *n
+	next.compute, next.key = nn.Float32, strings.TrimSuffix(n.key, ", bfloat16")
+	return &next
+}
 
-func (n *network) shapes(g group) []input { return shapesOf(n.specs[g.from:g.to]) }
+// selection is a list of parameters, by their positions.
+type selection struct {
+	name  string
+	index []int
+}
+
+func (n *network) group(i int) selection {
+	return n.selected(fmt.Sprintf("group %d", i), n.layout.Group(i))
+}
+
+// selected finds out what a selection of the layout selects, by having it pick from marks.
+func (n *network) selected(name string, s denoise.Selection) selection {
+	marks := make(denoise.Point, len(n.specs))
+	at := make(map[*engine.Tensor]int, len(n.specs))
+	for i := range marks {
+		marks[i] = new(engine.Tensor)
+		at[marks[i]] = i
+	}
+	out := selection{name: name}
+	for _, mark := range s.Of(marks) {
+		out.index = append(out.index, at[mark])
+	}
+	return out
+}
+
+// named is denoise.Network.NamedOf.
+func (n *network) named(group int, parts ...string) (selection, error) {
+	s, err := n.layout.NamedOf(group, parts...)
+	if err != nil {
+		return selection{}, err
+	}
+	return n.selected(fmt.Sprintf("%s of group %d", strings.Join(parts, ","), group), s), nil
+}
+
+func (s selection) of(v []*ad.Value) []*ad.Value { return pick(v, s.index) }
+
+func pick[T any](list []T, index []int) []T {
+	out := make([]T, len(index))
+	for i, k := range index {
+		out[i] = list[k]
+	}
+	return out
+}
+
+// put is a point with the selected tensors replaced.
+func (s selection) put(point, ts []*tensor) []*tensor {
+	out := concat(point)
+	for i, k := range s.index {
+		out[k] = ts[i]
+	}
+	return out
+}
+
+func (n *network) shapes(s selection) []input { return shapesOf(pick(n.specs, s.index)) }
 
 func shapesOf(specs []nn.Spec) []input {
 	out := make([]input, len(specs))
@@ -75,236 +185,149 @@ func (in input) bytes() int {
 	return n
 }
 
-// batch is the shape of a batch: how many pictures, and the side of their latents.
-type batch struct {
-	size, height, width int
+// shapesKey names a list of shapes.
+func shapesKey(shapes []input) string {
+	h := fnv.New64a()
+	fmt.Fprint(h, shapes)
+	return fmt.Sprintf("%d tensors %x", len(shapes), h.Sum64())
 }
 
-// inputs are those of a loss: noisy latents, timesteps, context, what SDXL adds, target and weights. Predictions take all
-// but the last two.
+// batch is the shape of a batch: how many pictures, and the sides of their latents.
+type batch struct {
+	size, height, width int
+	tokens              bool // ids in place of embeddings
+	seeded              bool // with the seed of a dropout
+}
+
+// asTokens is the batch for a network with text encoders.
+func (b batch) asTokens() batch {
+	b.tokens = true
+	return b
+}
+
+// inputs are those of a loss: noisy latents, timesteps, what prompts are, what SDXL adds, the seed of a dropout, target and
+// weights.
 func (n *network) inputs(b batch) []input {
-	latents := input{dims: []int{b.size, n.unet.Config.InChannels, b.height, b.width}}
-	in := []input{latents, {dims: []int{b.size}}, {dims: []int{b.size, n.arch.tokens(), n.unet.Config.ContextWidth}}}
-	if n.arch.XL {
-		in = append(in, input{dims: []int{b.size, n.unet.Config.PooledWidth()}}, input{dims: []int{b.size, 6}})
+	in := n.conditions(b)
+	if b.seeded {
+		in = append(in, input{dims: []int{1}, integer: true})
 	}
-	return append(in, latents, input{dims: []int{b.size}})
+	return append(in, n.latents(b), input{dims: []int{b.size}})
+}
+
+func (n *network) latents(b batch) input {
+	return input{dims: []int{b.size, n.unet.Config.InChannels, b.height, b.width}}
+}
+
+// prompts is the input that holds a batch's prompts.
+func (n *network) prompts(b batch) input {
+	switch {
+	case !b.tokens:
+		return input{dims: []int{b.size, n.arch.tokens(), n.unet.Config.ContextWidth}}
+	case n.arch.XL:
+		return input{dims: []int{b.size, 2*n.arch.tokens() + 1}, integer: true}
+	}
+	return input{dims: []int{b.size, n.arch.tokens()}, integer: true}
+}
+
+func (n *network) conditions(b batch) []input {
+	in := []input{n.latents(b), {dims: []int{b.size}}, n.prompts(b)}
+	if n.arch.XL && !b.tokens {
+		in = append(in, n.pooled(b))
+	}
+	if n.arch.XL {
+		in = append(in, input{dims: []int{b.size, 6}})
+	}
+	return in
+}
+
+func (n *network) pooled(b batch) input {
+	return input{dims: []int{b.size, n.unet.Config.PooledWidth()}}
 }
 
 func (n *network) predict(p, b []*ad.Value) *ad.Value {
-	names := make([]string, n.starts[1])
-	for i := range names {
-		names[i] = n.specs[i].Name
+	c, rest := sd.Conditions{Timesteps: b[1], Context: b[2]}, b[3:]
+	if len(n.text) > 0 && b[2].Rank() == 2 {
+		c.Context, c.Pooled = n.encode(p, b[2])
 	}
-	w := nn.NewWeights(names, p[:n.starts[1]])
-	for i, a := range n.adapters {
-		w = w.WithAdapter(a.Factors(p[n.starts[i+1]:n.starts[i+2]]))
+	if n.arch.XL && c.Pooled == nil {
+		c.Pooled, rest = rest[0], rest[1:]
 	}
-	if n.checkpoints {
-		w = w.WithCheckpoints()
-	}
-	c := sd.Conditions{Timesteps: b[1], Context: b[2]}
 	if n.arch.XL {
-		c.Pooled, c.TimeIDs = b[3], b[4]
+		c.TimeIDs, rest = rest[0], rest[1:]
+	}
+	w := n.weights(p)
+	if len(rest) > 0 && rest[0].Rank() == 1 {
+		w = w.WithDropout(n.dropout, rest[0])
 	}
 	return n.unet.Forward(w, b[0], c)
 }
 
-// loss is denoise.Loss.
-func (n *network) loss(p, b []*ad.Value, limit float64) *ad.Value {
+// weights is denoise.Network's.
+func (n *network) weights(p []*ad.Value) *nn.Weights {
+	unet := n.starts[0]
+	w := nn.NewWeights(names(n.specs[:unet]), p[:unet])
+	for i, a := range n.adapters {
+		w = w.WithAdapter(a.Factors(p[n.starts[i]:n.starts[i+1]]))
+	}
+	if n.spectrum != nil {
+		w = n.spectrum.Apply(w, p[:unet], p[n.starts[0]:n.starts[1]], p[n.starts[1]:n.starts[2]])
+	}
+	if n.checkpoints {
+		w = w.WithCheckpoints()
+	}
+	return w.ComputeIn(n.compute)
+}
+
+// encode is what denoise makes of token ids.
+func (n *network) encode(p []*ad.Value, ids *ad.Value) (context, pooled *ad.Value) {
+	size, tokens := ids.Dim(0), n.arch.tokens()
+	var states []*ad.Value
+	for i, encoder := range n.text {
+		specs := encoder.Specs()
+		values := concat(p[n.starts[i] : n.starts[i]+len(specs)])
+		if n.learnt > 0 {
+			values[encoder.TokenTable()] = ad.Concat(0, values[encoder.TokenTable()], p[n.starts[i+1]])
+		}
+		own, ends := ids, (*ad.Value)(nil)
+		switch {
+		case n.arch.XL && i == len(n.text)-1:
+			ends = ad.Reshape(ad.Slice(ids, 1, ids.Dim(1)-1, ids.Dim(1)), size)
+		case encoder.Config.Projection > 0:
+			ends = ids.Tape().Indices(make([]int32, size), size)
+		}
+		if n.arch.XL {
+			own = ad.Slice(ids, 1, i*tokens, (i+1)*tokens)
+		}
+		out := encoder.Forward(nn.NewWeights(names(specs), values), own, ends)
+		pooled = out.Pooled
+		if n.arch.XL {
+			states = append(states, out.Penultimate)
+		} else {
+			states = append(states, out.Last)
+		}
+	}
+	if !n.arch.XL {
+		return states[0], nil
+	}
+	return ad.Concat(2, states...), pooled
+}
+
+// losses are those of denoise.Loss: with a bound on the error of a sample, if there is one, and without.
+func (n *network) losses(p, b []*ad.Value, limit float64) (bounded, whole *ad.Value) {
 	e := ad.Square(ad.Sub(n.predict(p, b), b[len(b)-2]))
 	perSample := ad.Scale(ad.SumTo(e, e.Dim(0), 1, 1, 1), float64(e.Dim(0))/float64(e.Size()))
-	if limit > 0 {
-		perSample = ad.Minimum(perSample, limit)
+	weights := ad.Reshape(b[len(b)-1], e.Dim(0), 1, 1, 1)
+	whole = ad.SumAll(ad.Mul(perSample, weights))
+	if limit == 0 {
+		return whole, whole
 	}
-	return ad.SumAll(ad.Mul(perSample, ad.Reshape(b[len(b)-1], e.Dim(0), 1, 1, 1)))
+	return ad.SumAll(ad.Mul(ad.Minimum(perSample, limit), weights)), whole
 }
 
-// evaluation is a program over a network: parameters, a direction in some of them, and a batch.
-func (c *compiler) evaluation(what string, n *network, directions group, b batch, build func(p, v, b []*ad.Value) []*ad.Value) (*program, error) {
-	key := fmt.Sprintf("%s of %s, %v, %v", what, n.key, directions, b)
-	in := append(append(shapesOf(n.specs), n.shapes(directions)...), n.inputs(b)...)
-	if what == predictionName {
-		in = in[:len(in)-2]
-	}
-	np, nv := len(n.specs), directions.to-directions.from
-	return c.program(key, in, func(_ *ad.Tape, in []*ad.Value) []*ad.Value {
-		return build(in[:np], in[np:np+nv], in[np+nv:])
-	})
-}
-
-const predictionName = "prediction"
-
-func (c *compiler) prediction(n *network, b batch) (*program, error) {
-	return c.evaluation(predictionName, n, group{}, b, func(p, _, b []*ad.Value) []*ad.Value {
-		return []*ad.Value{n.predict(p, b)}
-	})
-}
-
-func (c *compiler) gradient(n *network, by group, limit float64, b batch) (*program, error) {
-	return c.evaluation(fmt.Sprintf("gradient by %v, %t", by, limit > 0), n, group{}, b, func(p, _, b []*ad.Value) []*ad.Value {
-		loss := n.loss(p, b, limit)
-		return append([]*ad.Value{loss}, ad.Gradient(loss, by.of(p)...)...)
-	})
-}
-
-func (c *compiler) hessianProduct(n *network, by group, b batch) (*program, error) {
-	return c.evaluation("Hessian product", n, by, b, func(p, v, b []*ad.Value) []*ad.Value {
-		return ad.HessianProduct(n.loss(p, b, 0), by.of(p), v)
-	})
-}
-
-func (c *compiler) gaussNewtonProduct(n *network, by group, b batch) (*program, error) {
-	return c.evaluation("Gauss–Newton product", n, by, b, func(p, v, b []*ad.Value) []*ad.Value {
-		prediction, weights := n.predict(p, b), b[len(b)-1]
-		u := ad.StopGradient(prediction)
-		forward := ad.Gradient(ad.Dot(ad.Pullback(prediction, u, by.of(p)...), v), u)[0]
-		size := prediction.Dim(0)
-		perSample := ad.Scale(ad.Reshape(weights, size, 1, 1, 1), 2*float64(size)/float64(prediction.Size()))
-		return ad.Pullback(prediction, ad.Mul(perSample, forward), by.of(p)...)
-	})
-}
-
-func (c *compiler) crossProduct(n *network, outer, inner group, b batch) (*program, error) {
-	return c.evaluation(fmt.Sprintf("cross product by %v", outer), n, inner, b, func(p, u, b []*ad.Value) []*ad.Value {
-		inward := ad.Gradient(n.loss(p, b, 0), inner.of(p)...)
-		return ad.Gradient(ad.Dot(inward, u), outer.of(p)...)
-	})
-}
-
-// step is one step of an optimizer: parameters, gradients and moments, then rate, count and scale.
-func (c *compiler) step(key string, shapes []input, o train.Optimizer) (*program, error) {
-	n, slots := len(shapes), o.StateSlots()
-	in := append(repeated(shapes, 2), states(o, shapes)...)
-	return c.program(fmt.Sprintf("step of %s, %+v", key, o), append(in, input{}, input{}, input{}), func(t *ad.Tape, in []*ad.Value) []*ad.Value {
-		numbers := in[(2+slots)*n:]
-		out := make([]*ad.Value, (1+slots)*n)
-		for i := range n {
-			var state []*ad.Value
-			for s := range slots {
-				state = append(state, in[(2+s)*n+i])
-			}
-			scaled := ad.Mul(in[n+i], ad.Reshape(numbers[2], ones(in[n+i].Rank())...))
-			next, states := o.Apply(numbers[0].Node(), numbers[1].Node(), in[i].Node(), scaled.Node(), ad.Nodes(state))
-			out[i] = t.Input(next)
-			for s, node := range states {
-				out[(1+s)*n+i] = t.Input(node)
-			}
-		}
-		return out
-	})
-}
-
-// states are what an optimizer keeps of parameters of the given shapes, slot by slot.
-func states(o train.Optimizer, shapes []input) []input {
-	var out []input
-	for slot := range o.StateSlots() {
-		for _, s := range shapes {
-			out = append(out, input{dims: o.StateShape(slot, s.dims)})
-		}
-	}
-	return out
-}
-
-// combination is Σ cᵢ·vᵢ of k vectors.
-func (c *compiler) combination(key string, shapes []input, k int) (*program, error) {
-	n := len(shapes)
-	in := repeated(shapes, k)
-	for range k {
-		in = append(in, input{})
-	}
-	return c.program(fmt.Sprintf("combination of %d of %s", k, key), in, func(_ *ad.Tape, in []*ad.Value) []*ad.Value {
-		out := make([]*ad.Value, n)
-		for i := range out {
-			for j := range k {
-				term := ad.Mul(in[j*n+i], ad.Reshape(in[k*n+j], ones(in[j*n+i].Rank())...))
-				if out[i] == nil {
-					out[i] = term
-				} else {
-					out[i] = ad.Add(out[i], term)
-				}
-			}
-		}
-		return out
-	})
-}
-
-// inner is the inner product of two vectors, tensor by tensor; multiplied their elementwise product.
-func (c *compiler) inner(key string, shapes []input) (*program, error) {
-	return c.pairwise("inner product of "+key, shapes, func(a, b *ad.Value) *ad.Value { return ad.SumAll(ad.Mul(a, b)) })
-}
-
-func (c *compiler) multiplied(key string, shapes []input) (*program, error) {
-	return c.pairwise("product of "+key, shapes, ad.Mul)
-}
-
-func (c *compiler) pairwise(name string, shapes []input, f func(a, b *ad.Value) *ad.Value) (*program, error) {
-	n := len(shapes)
-	return c.program(name, repeated(shapes, 2), func(_ *ad.Tape, in []*ad.Value) []*ad.Value {
-		out := make([]*ad.Value, n)
-		for i := range out {
-			out[i] = f(in[i], in[n+i])
-		}
-		return out
-	})
-}
-
-func repeated(shapes []input, times int) []input {
-	var out []input
-	for range times {
-		out = append(out, shapes...)
-	}
-	return out
-}
-
-func ones(n int) []int {
-	out := make([]int, n)
-	for i := range out {
-		out[i] = 1
-	}
-	return out
-}
-
-// vaeEncoder and vaeDecoder are those of sd.Model.
-func (c *compiler) vaeEncoder(a *Architecture, side int) (*program, error) {
-	v := sd.NewVAE(a.VAE)
-	shapes := shapesOf(v.Specs())
-	n := len(shapes)
-	in := append(shapes, input{dims: []int{1, a.VAE.InChannels, side, side}})
-	return c.program(fmt.Sprintf("encoder of %s at %d", a.Name, side), in, func(_ *ad.Tape, in []*ad.Value) []*ad.Value {
-		mean, logVariance := v.Encode(nn.NewWeights(names(v.Specs()), in[:n]), in[n])
-		return []*ad.Value{mean, logVariance}
-	})
-}
-
-func (c *compiler) vaeDecoder(a *Architecture, b batch) (*program, error) {
-	v := sd.NewVAE(a.VAE)
-	shapes := shapesOf(v.Specs())
-	n := len(shapes)
-	in := append(shapes, input{dims: []int{b.size, a.VAE.LatentChannels, b.height, b.width}})
-	return c.program(fmt.Sprintf("decoder of %s, %v", a.Name, b), in, func(_ *ad.Tape, in []*ad.Value) []*ad.Value {
-		z := ad.Scale(in[n], 1/a.VAE.ScalingFactor)
-		return []*ad.Value{v.Decode(nn.NewWeights(names(v.Specs()), in[:n]), z)}
-	})
-}
-
-// textEncoder is one of the model's text encoders on one prompt.
-func (c *compiler) textEncoder(a *Architecture, tower int) (*program, error) {
-	e := sd.NewTextEncoder(a.Text[tower])
-	shapes := shapesOf(e.Specs())
-	n := len(shapes)
-	in := append(shapes, input{dims: []int{1, a.tokens()}, integer: true}, input{dims: []int{1}, integer: true})
-	return c.program(fmt.Sprintf("text encoder %d of %s", tower, a.Name), in, func(_ *ad.Tape, in []*ad.Value) []*ad.Value {
-		out := e.Forward(nn.NewWeights(names(e.Specs()), in[:n]), in[n], in[n+1])
-		state := out.Last
-		if a.XL {
-			state = out.Penultimate
-		}
-		if out.Pooled != nil {
-			return []*ad.Value{state, out.Pooled}
-		}
-		return []*ad.Value{state}
-	})
+func (n *network) loss(p, b []*ad.Value, limit float64) *ad.Value {
+	bounded, _ := n.losses(p, b, limit)
+	return bounded
 }
 
 func names(specs []nn.Spec) []string {

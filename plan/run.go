@@ -70,7 +70,9 @@ func (h *heap) run(p *program, inputs []*tensor, donate []bool) []*tensor {
 }
 
 func (h *heap) carryOut(p *program, o op, slots []slot) {
-	h.move()
+	if o.shared(p) {
+		h.move()
+	}
 	result := &slots[o.result]
 	*result = slot{live: true, owned: true}
 	if i := o.reuses(p, slots); i >= 0 {
@@ -80,10 +82,75 @@ func (h *heap) carryOut(p *program, o op, slots []slot) {
 	} else {
 		result.at = h.get(p.values[o.result].bytes)
 	}
+	if o.panels {
+		h.multiply(o.half)
+	}
 	for _, k := range o.inputs {
 		slots[k].used++
 		if slots[k].live && slots[k].owned && slots[k].used == p.values[k].uses {
 			h.release(&slots[k])
+		}
+	}
+}
+
+// sharedBytes is from how much on the processors share an elementwise operation (github.com/gomlx/compute, ops).
+const sharedBytes = 4096 * 4
+
+// shared tells whether several processors carry the operation out.
+func (o op) shared(p *program) bool {
+	bytes := p.values[o.result].bytes
+	for _, k := range o.inputs {
+		bytes = max(bytes, p.values[k].bytes)
+	}
+	return bytes > sharedBytes
+}
+
+// The engine multiplies large matrices panel by panel, which every processor packs into arrays of its own. These are the sizes
+// of the AVX-512 code (github.com/gomlx/compute, dot/matmul); other code has smaller ones.
+const (
+	panelSize  = 4 << 20       // multiplications from which on that is done
+	panelQueue = 2000 * 6 << 3 // what tells the processors which panels are theirs
+)
+
+// panels are the bytes of a processor's arrays: a panel of either factor, one of the product, and sums.
+func panels(half bool) []int {
+	if half {
+		return []int{2 * 32 * 128, 2 * 128 * 768, 4 * 32 * 768, 64 * 4 * 32 * 768}
+	}
+	return []int{4 * 32 * 192, 4 * 192 * 512, 4 * 32 * 512, 64 * 4 * 32 * 512}
+}
+
+// multiply takes the arrays that a product of large matrices needs beside its result, and gives them back.
+func (h *heap) multiply(half bool) {
+	before := h.place
+	defer func() { h.place = before }()
+	if h.places == 1 { // sums of fewer panels, and no queue
+		sizes := panels(half)
+		sizes[3] /= 4
+		h.borrow(sizes)()
+		return
+	}
+	h.transient(panelQueue)
+	var back []func()
+	for h.place = range h.places {
+		back = append(back, h.borrow(panels(half)))
+	}
+	for _, giveBack := range back {
+		giveBack()
+	}
+}
+
+// borrow takes arrays of the pool for the processor at work.
+func (h *heap) borrow(sizes []int) (giveBack func()) {
+	place := h.place
+	taken := make([]block, len(sizes))
+	for i, bytes := range sizes {
+		taken[i] = h.get(bytes)
+	}
+	return func() {
+		h.place = place
+		for _, b := range taken {
+			h.put(b)
 		}
 	}
 }
@@ -154,7 +221,7 @@ func (o op) class() class {
 	switch o.kind {
 	case compute.OpTypeDotGeneral:
 		return product
-	case compute.OpTypeReshape, compute.OpTypeIdentity, compute.OpTypeBitcast:
+	case compute.OpTypeReshape, compute.OpTypeIdentity, compute.OpTypeBitcast, compute.OpTypeSchedulingBarrier:
 		return relabel
 	case compute.OpTypeReduceSum, compute.OpTypeReduceMax, compute.OpTypeReduceMin, compute.OpTypeReduceProduct:
 		return reduction

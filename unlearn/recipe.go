@@ -10,10 +10,12 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/resalign/resalign/finetune"
 	"github.com/resalign/resalign/generate"
 	"github.com/resalign/resalign/nn"
 	"github.com/resalign/resalign/recipe"
 	"github.com/resalign/resalign/train"
+	"github.com/resalign/resalign/weights"
 )
 
 // Methods.
@@ -26,13 +28,14 @@ const (
 // Recipe is everything that a run depends on. Its keys are documented in docs/recipes.md.
 type Recipe struct {
 	Preset     string `toml:"preset"`
-	Model      string `toml:"model"`      // a diffusers directory
-	Out        string `toml:"out"`        // the run's folder
-	Method     string `toml:"method"`     // resalign or a baseline
-	Seed       uint64 `toml:"seed"`       // of every random number
-	Engine     string `toml:"engine"`     // see `resalign doctor`
-	Resolution int    `toml:"resolution"` // of training pictures; 0: the model's own
-	Cache      string `toml:"cache"`      // folder for encoded pictures and prompts; empty: memory only
+	Model      string `toml:"model"`       // a diffusers directory
+	Out        string `toml:"out"`         // the run's folder
+	Method     string `toml:"method"`      // resalign or a baseline
+	Seed       uint64 `toml:"seed"`        // of every random number
+	Engine     string `toml:"engine"`      // see `resalign doctor`
+	Resolution int    `toml:"resolution"`  // of training pictures; 0: the model's own
+	Cache      string `toml:"cache"`       // folder for encoded pictures and prompts; empty: memory only
+	LoRAFormat string `toml:"lora_format"` // of the saved adapter, see finetune.LoRAFormats; empty: diffusers
 
 	Objective     Objective          `toml:"objective"`
 	Latents       Latents            `toml:"latents"`
@@ -189,7 +192,7 @@ type Checkpoint struct {
 // simulations, which depends on the data: see the preset of that name.
 func Defaults() Recipe {
 	return Recipe{
-		Method: ResAlign, Seed: 42, Engine: "auto",
+		Method: ResAlign, Seed: 42, Engine: "auto", LoRAFormat: string(weights.DiffusersLoRA),
 		Objective:     Objective{Harm: Ascent, Eta: 1, Lambda: 0.8, Alpha: 1.6, AlphaFinal: 2, Retain: Distillation},
 		Latents:       defaultLatents(),
 		Saliency:      defaultSaliency(),
@@ -216,6 +219,7 @@ func (r Recipe) Validate() []recipe.Problem {
 	r.validateMethod(v)
 	v.present("model", r.Model)
 	v.present("out", r.Out)
+	r.validateLoRAFormat(v)
 	o := r.Objective
 	v.oneOf("objective.harm", o.Harm, Ascent, ESD, Relabel, Mosaic, ContrastLoss)
 	v.oneOf("objective.retain", cmp.Or(o.Retain, Distillation), Distillation, Denoising)
@@ -245,6 +249,15 @@ func (r Recipe) Validate() []recipe.Problem {
 		r.validateSimulations(v)
 	}
 	return v.problems
+}
+
+func (r Recipe) validateLoRAFormat(v *validation) {
+	if err := finetune.CheckLoRAFormat(r.LoRAFormat); err != nil {
+		v.check(false, "lora_format", "%v", err)
+		return
+	}
+	plain := cmp.Or(r.LoRAFormat, string(weights.DiffusersLoRA)) == string(weights.DiffusersLoRA)
+	v.check(plain || !r.closedForm() && r.Trainable.Parameters == "lora", "lora_format", "%q is for runs that train an adapter; use trainable.parameters = \"lora\"", r.LoRAFormat)
 }
 
 func (r Recipe) validateData(v *validation) {

@@ -13,11 +13,11 @@ import (
 	"github.com/resalign/resalign/data"
 	"github.com/resalign/resalign/denoise"
 	"github.com/resalign/resalign/engine"
+	"github.com/resalign/resalign/finetune"
 	"github.com/resalign/resalign/nn"
 	"github.com/resalign/resalign/recipe"
 	"github.com/resalign/resalign/sd"
 	"github.com/resalign/resalign/train"
-	"github.com/resalign/resalign/weights"
 )
 
 // Hooks connect a run to whoever started it. All are optional.
@@ -40,14 +40,11 @@ func (h Hooks) warn(s string) {
 // Result is where a finished run left its work.
 type Result struct {
 	Model string // folder: the unlearned model as a diffusers directory
-	LoRA  string // file: the change as a LoRA; empty if θ is all weights
+	LoRA  string // file, or PEFT's folder: the change as a LoRA; empty if θ is all weights
 	Steps int
 }
 
-const (
-	modelFolder = "model"
-	loraFile    = "lora.safetensors"
-)
+const modelFolder = "model"
 
 // Run unlearns as the recipe says: it makes the run's folder (or continues it), trains, and writes the model. A run that
 // was asked to finish early returns train.ErrInterrupted.
@@ -290,12 +287,8 @@ func (t *trainer) export(dir string) (*Result, error) {
 		unet = unet.WithTensors(t.net.Group(0).Of(t.outer.Point()))
 	} else {
 		factors := t.adapter.Params(t.outer.Selected())
-		lora, err := t.adapter.LoRA(factors)
-		if err != nil {
-			return nil, err
-		}
-		result.LoRA = filepath.Join(dir, loraFile)
-		if err := weights.WriteLoRA(result.LoRA, lora, weights.F32, nil); err != nil {
+		var err error
+		if result.LoRA, err = finetune.WriteAdapter(dir, t.recipe.LoRAFormat, t.adapter, factors); err != nil {
 			return nil, err
 		}
 		merged, made, err := t.model.Merge(unet, t.adapter, factors)

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -62,13 +61,8 @@ seeds, methods or adaptations.`,
 			_, err := cmd.OutOrStdout().Write(experiment.PublishedComparison())
 			return err
 		}
-		assignments := slices.Clone(set)
-		for key, value := range map[string]string{"out": out, "engine": computing.spec} {
-			if value != "" {
-				assignments = append(assignments, key+"="+value)
-			}
-		}
-		r, layers := experiment.ComparisonDefaults(), recipe.Layers{Assignments: assignments}
+		layers := recipe.Layers{Assignments: assign(set, setting{"out", out}, setting{"engine", computing.spec})}
+		r := experiment.ComparisonDefaults()
 		var err error
 		if len(args) == 1 {
 			err = recipe.Load(args[0], layers, &r)

@@ -127,24 +127,19 @@ func (d *diagnosing) bind(f *pflag.FlagSet) {
 	f.IntVar(&o.Points, "points", o.Points, "places on the line")
 	f.IntVar(&o.LossBatches, "loss-batches", o.LossBatches, "batches that losses on the line are averaged over")
 
-	t := &o.Tuning
-	f.StringVar(&t.Method, "method", t.Method, "of fine-tuning: full, lora, custom or svdiff")
-	f.IntVar(&t.Steps, "steps", t.Steps, "optimizer steps of fine-tuning")
-	f.IntVar(&t.BatchSize, "batch-size", t.BatchSize, "pictures per batch, of fine-tuning and of everything that is measured")
-	f.IntVar(&t.Accumulation, "accumulation", t.Accumulation, "batches whose gradients are averaged for one step")
-	f.StringVar(&t.Optimizer, "optimizer", t.Optimizer, strings.Join(train.Optimizers(), ", "))
-	f.Float64Var(&t.LearningRate, "learning-rate", t.LearningRate, "learning rate (default: that of resalign finetune with this method)")
-	f.Float64Var(&t.WeightDecay, "weight-decay", t.WeightDecay, "weight decay")
-	f.Float64Var(&t.Momentum, "momentum", t.Momentum, "sgd: momentum")
-	f.StringVar(&t.Schedule, "schedule", t.Schedule, "of the learning rate: constant, linear, cosine or polynomial")
-	f.IntVar(&t.WarmupSteps, "warmup-steps", t.WarmupSteps, "steps of linear growth of the learning rate")
-	f.Float64Var(&t.ClipNorm, "clip-norm", t.ClipNorm, "limit of the gradient's norm; 0: none")
-	f.IntVar(&t.Rank, "rank", t.Rank, "of adapters, with --method lora and with --parameters lora")
-	f.Float64Var(&t.Alpha, "alpha", t.Alpha, "of adapters; 0: equal to the rank")
-	f.StringSliceVar(&t.Targets, "targets", nil, "of adapters: parts of the names of attention layers (default: all)")
-	f.BoolVar(&t.Flip, "flip", t.Flip, "mirror half of the pictures in fine-tuning")
-	f.IntVar(&t.Resolution, "resolution", t.Resolution, "side of the pictures in pixels; 0: the model's own")
-	f.BoolVar(&t.GradientCheckpointing, "gradient-checkpointing", t.GradientCheckpointing, "keep less in memory for derivatives and compute it twice")
+	bindTuning(f, &o.Tuning)
+	for name, usage := range map[string]string{
+		"method":        "of fine-tuning: full, lora, custom or svdiff",
+		"steps":         "optimizer steps of fine-tuning",
+		"batch-size":    "pictures per batch, of fine-tuning and of everything that is measured",
+		"learning-rate": "learning rate (default: that of resalign finetune with this method)",
+		"rank":          "of adapters, with --method lora and with --parameters lora",
+		"alpha":         "of adapters; 0: equal to the rank",
+		"targets":       "of adapters: parts of the names of attention layers (default: all)",
+		"flip":          "mirror half of the pictures in fine-tuning",
+	} {
+		f.Lookup(name).Usage = usage
+	}
 	f.Uint64Var(&o.Seed, "seed", o.Seed, "of every random number")
 }
 
@@ -271,23 +266,13 @@ func fromRecipe(r unlearn.Recipe, o *diag.Options) (map[string]unlearn.Dataset, 
 }
 
 // overrule applies the flags that were given to options from a recipe.
-func overrule(given *pflag.FlagSet, o *diag.Options) (err error) {
+func overrule(given *pflag.FlagSet, o *diag.Options) error {
 	typed := diagnosing{Options: *o}
 	own := pflag.NewFlagSet("", pflag.ContinueOnError)
 	targets := o.Tuning.Targets
 	typed.bind(own)
 	typed.Tuning.Targets = targets // declaring a list empties it
-	given.Visit(func(f *pflag.Flag) {
-		to := own.Lookup(f.Name)
-		if to == nil || err != nil {
-			return
-		}
-		if list, ok := f.Value.(pflag.SliceValue); ok {
-			err = to.Value.(pflag.SliceValue).Replace(list.GetSlice())
-			return
-		}
-		err = to.Value.Set(f.Value.String())
-	})
+	err := copyFlags(given, own)
 	*o = typed.Options
 	return err
 }

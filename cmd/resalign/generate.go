@@ -42,7 +42,7 @@ flags; or a .txt file with one prompt per line.`,
 	engine.add(cmd, "auto", "what computes, such as go")
 	f := cmd.Flags()
 	f.StringVar(&l.Model, "model", "", "the model: a diffusers directory, or owner/name on the hub")
-	f.StringVar(&l.LoRA, "lora", "", "an adapter to merge into the model first")
+	f.StringVar(&l.LoRA, "lora", "", "an adapter to merge into the model first: a file, or a folder in PEFT's layout")
 	f.StringArrayVar(&l.Embeddings, "embedding", nil, "a word that textual inversion learnt, as a file (may be repeated)")
 	f.StringArrayVar(&texts, "prompt", nil, "a prompt (may be repeated)")
 	f.StringVar(&list, "prompts", "", "a list of prompts: .csv, .jsonl or .txt")

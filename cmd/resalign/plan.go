@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"time"
 
@@ -20,92 +19,122 @@ import (
 func newPlan() *cobra.Command {
 	c := &console{}
 	var (
-		set                   []string
-		model, preset, memory string
-		threads               int
+		set        []string
+		model      string
+		engineSpec string
+		on         plannedMachine
 	)
 	cmd := &cobra.Command{
 		Use:   "plan [RECIPE]",
 		Short: "Say what a recipe needs, in memory and time, before anything starts",
-		Long: `Plan compiles the computations of an unlearning recipe from the model's configurations alone, without its weights, and goes
-through the run on paper: parameters, memory and time. Speed is measured on this machine for two seconds. Plans are for the
-embedded Go engine.
+		Long: `Plan compiles the computations of an unlearning recipe, whatever its method, from the model's configurations alone, without
+its weights, and goes through the run on paper: parameters, memory and time. Speed is measured on this machine for two
+seconds. What a fine-tuning needs is said by "resalign finetune --plan" and its other flags.
+
+With --engine xla it is the memory of the device that is planned, from the same graphs: how XLA shares memory within a
+program is known after compiling only, so the figure is an estimate, and no times are given.
 
 It exits with 0 if the run fits into the memory that is left (or that --memory names), and with 1 if it does not; then it
 names the three settings that save most. Without a recipe it plans the public one, the preset sd14.`,
 		Example: `  resalign plan recipe.toml
   resalign plan recipe.toml --preset sdxl --memory 64GB
+  resalign plan recipe.toml --engine xla --memory 24GB
   resalign plan --preset sd14 --set hypergradient.products=central_differences`,
 		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 && preset != "" {
+			if len(args) == 0 && on.preset != "" {
 				return nil
 			}
 			return argument("the recipe, a TOML file (or --preset),")(cmd, args)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if preset != "" && model != "" {
+			if on.preset != "" && model != "" {
 				return misuse(cmd, "--model and --preset both name the model; give one")
 			}
-			if threads < 0 {
-				return misuse(cmd, "--threads %d must not be below 0", threads)
-			}
-			o := plan.Options{Recipe: unlearn.Defaults(), Threads: threads}
-			var err error
-			if memory != "" {
-				if o.Memory, err = plan.ParseMemory(memory); err != nil {
-					return misuse(cmd, "--memory: %w", err)
-				}
-			}
-			if preset != "" {
-				if o.Model, err = plan.FromPreset(preset); err != nil {
-					return misuse(cmd, "--preset: %w", err)
-				}
-			}
-			if err := readPlanned(args, set, cmp.Or(model, preset), &o.Recipe); err != nil {
+			o := plan.Options{Recipe: unlearn.Defaults()}
+			if err := on.options(cmd, &o); err != nil {
 				return err
 			}
-			if o.Model == nil {
-				folder, err := c.findModel(cmd.Context(), o.Recipe.Model)
-				if err != nil {
-					return err
-				}
-				if o.Model, err = plan.ReadArchitecture(folder); err != nil {
-					return err
-				}
-			}
-			if !slices.Contains([]string{"", "auto", "go"}, o.Recipe.Engine) {
-				return fmt.Errorf("engine %q: plans are made for the Go engine only; add --set engine=go to plan for that", o.Recipe.Engine)
-			}
-			p, err := plan.Make(o)
-			if err != nil {
+			if err := readPlanned(args, set, cmp.Or(model, on.preset), engineSpec, &o.Recipe); err != nil {
 				return err
 			}
-			if err := c.result(p, func(w io.Writer) { writePlan(w, p) }); err != nil {
-				return err
-			}
-			if !p.Fits {
-				return fmt.Errorf("the run does not fit: it needs %s, and there are %s", train.FormatBytes(p.PeakHigh), train.FormatBytes(p.Memory))
-			}
-			return nil
+			return c.plan(cmd, o, o.Recipe.Model, o.Recipe.Engine)
 		},
 	}
 	addConsole(cmd, c)
 	flags := cmd.Flags()
 	flags.StringArrayVar(&set, "set", nil, "set a key of the recipe, as in outer.steps=20 (may be repeated)")
 	flags.StringVar(&model, "model", "", "the model: a diffusers directory, or owner/name on the hub (default: the recipe's)")
-	flags.StringVar(&preset, "preset", "", "plan for a known architecture instead: "+strings.Join(sd.PresetNames(), ", "))
-	flags.StringVar(&memory, "memory", "", "memory to plan for, such as 24GB (default: what this machine has left)")
-	flags.IntVar(&threads, "threads", 0, "threads to plan for (0: all the machine has)")
+	flags.StringVar(&engineSpec, "engine", "", "what will compute: go, or xla (default: the recipe's)")
+	on.add(cmd, "")
+	flags.IntVar(&on.threads, "threads", 0, "threads to plan for (0: all the machine has)")
 	return cmd
 }
 
-// readPlanned reads the recipe, or the public one where none is named, and checks it.
-func readPlanned(args, set []string, model string, r *unlearn.Recipe) error {
-	assignments := slices.Clone(set)
-	if model != "" {
-		assignments = append(assignments, "model="+model)
+// plannedMachine is what a plan is for, beside the work.
+type plannedMachine struct {
+	preset, memory string
+	threads        int
+}
+
+// add declares the flags that all commands have which plan; with says what they go with.
+func (m *plannedMachine) add(cmd *cobra.Command, with string) {
+	cmd.Flags().StringVar(&m.preset, "preset", "", with+"plan for a known architecture instead: "+strings.Join(sd.PresetNames(), ", "))
+	cmd.Flags().StringVar(&m.memory, "memory", "", with+"memory to plan for, such as 24GB (default: what this machine has left)")
+}
+
+// options takes the flags over.
+func (m *plannedMachine) options(cmd *cobra.Command, o *plan.Options) (err error) {
+	if m.threads < 0 {
+		return misuse(cmd, "--threads %d must not be below 0", m.threads)
 	}
-	layers := recipe.Layers{Presets: presets(), Assignments: assignments}
+	o.Threads = m.threads
+	if m.memory != "" {
+		if o.Memory, err = plan.ParseMemory(m.memory); err != nil {
+			return misuse(cmd, "--memory: %w", err)
+		}
+	}
+	if m.preset != "" {
+		if o.Model, err = plan.FromPreset(m.preset); err != nil {
+			return misuse(cmd, "--preset: %w", err)
+		}
+	}
+	return nil
+}
+
+// plan plans and prints. Where the options hold no architecture it is that of the model.
+func (c *console) plan(cmd *cobra.Command, o plan.Options, model, engine string) error {
+	switch name, _, _ := strings.Cut(strings.TrimSuffix(engine, ",tf32"), ":"); name {
+	case "", "auto", "go":
+	case "xla":
+		o.XLA = true
+	default:
+		return fmt.Errorf("engine %q is not known; plans are made for go and xla", engine)
+	}
+	if o.Model == nil {
+		folder, err := c.findModel(cmd.Context(), model)
+		if err != nil {
+			return err
+		}
+		if o.Model, err = plan.ReadArchitecture(folder); err != nil {
+			return err
+		}
+	}
+	p, err := plan.Make(o)
+	if err != nil {
+		return err
+	}
+	if err := c.result(p, func(w io.Writer) { writePlan(w, p) }); err != nil {
+		return err
+	}
+	if !p.Fits {
+		return fmt.Errorf("the run does not fit: it needs %s, and there are %s", train.FormatBytes(p.PeakHigh), train.FormatBytes(p.Memory))
+	}
+	return nil
+}
+
+// readPlanned reads the recipe, or the public one where none is named, and checks it.
+func readPlanned(args, set []string, model, engine string, r *unlearn.Recipe) error {
+	layers := recipe.Layers{Presets: presets(), Assignments: assign(set, setting{"model", model}, setting{"engine", engine})}
 	if len(args) == 0 {
 		if err := recipe.LoadBytes("preset sd14", presets()["sd14"], layers, r); err != nil {
 			return err
@@ -126,14 +155,20 @@ func readPlanned(args, set []string, model string, r *unlearn.Recipe) error {
 func writePlan(w io.Writer, p *plan.Plan) {
 	n := p.Parameters
 	fmt.Fprintf(w, "model       %s\n", p.Model)
+	fmt.Fprintf(w, "method      %s, on the engine %s\n", p.Method, p.Engine)
 	fmt.Fprintf(w, "parameters  UNet %s, text %s, VAE %s; θ %s\n", grouped(int64(n.UNet)), grouped(int64(n.Text)), grouped(int64(n.VAE)), grouped(int64(n.Theta)))
 	section(w, "stays in memory", p.Resident)
 	section(w, "at its height, beside what it is given", p.Evaluations)
-	fmt.Fprintf(w, "\nmemory      %s at the highest (%s to %s, as the garbage collector runs); there are %s\n", train.FormatBytes(p.Peak),
-		train.FormatBytes(p.PeakLow), train.FormatBytes(p.PeakHigh), train.FormatBytes(p.Memory))
-	fmt.Fprintf(w, "outer step  %s, %s (%s to %s)\n", plan.FormatFLOPs(p.StepFLOPs), duration(p.StepSeconds), duration(p.StepLow), duration(p.StepHigh))
-	fmt.Fprintf(w, "run         %s: %s to prepare, %s, %s for previews\n", duration(p.Seconds), duration(p.Prepare), count(p.Steps, "step"), duration(p.Previews))
-	fmt.Fprintf(w, "measured    %.0f GFLOP/s, %.1f GB/s\n", p.Rates.FLOPs/1e9, p.Rates.Bytes/1e9)
+	if p.Engine == "xla" {
+		fmt.Fprintf(w, "\nmemory      %s of the device at the highest, an estimate; there are %s\n", train.FormatBytes(p.Peak), train.FormatBytes(p.Memory))
+		fmt.Fprintf(w, "%-10s  %s, no times are planned for XLA\n", p.StepName, plan.FormatFLOPs(p.StepFLOPs))
+	} else {
+		fmt.Fprintf(w, "\nmemory      %s at the highest (%s to %s, as the garbage collector runs); there are %s\n", train.FormatBytes(p.Peak),
+			train.FormatBytes(p.PeakLow), train.FormatBytes(p.PeakHigh), train.FormatBytes(p.Memory))
+		fmt.Fprintf(w, "%-10s  %s, %s (%s to %s)\n", p.StepName, plan.FormatFLOPs(p.StepFLOPs), duration(p.StepSeconds), duration(p.StepLow), duration(p.StepHigh))
+		fmt.Fprintf(w, "run         %s: %s to prepare, %s, %s for previews\n", duration(p.Seconds), duration(p.Prepare), count(p.Steps, p.StepName), duration(p.Previews))
+		fmt.Fprintf(w, "measured    %.0f GFLOP/s, %.1f GB/s\n", p.Rates.FLOPs/1e9, p.Rates.Bytes/1e9)
+	}
 	for _, note := range p.Notes {
 		fmt.Fprintf(w, "note: %s\n", printable(note))
 	}

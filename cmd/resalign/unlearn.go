@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/resalign/resalign/finetune"
 	"github.com/resalign/resalign/recipe"
 	"github.com/resalign/resalign/train"
 	"github.com/resalign/resalign/unlearn"
@@ -22,6 +23,7 @@ func newUnlearn() *cobra.Command {
 		engine     engineFlags
 		set        []string
 		out, model string
+		format     string
 		resume     bool
 	)
 	cmd := &cobra.Command{
@@ -29,7 +31,7 @@ func newUnlearn() *cobra.Command {
 		Short: "Make a model forget a concept as a recipe says",
 		Long: `Unlearn carries out a recipe: ResAlign, which simulates fine-tuning and unlearns through it, or one of the plain
 baselines. The run's folder gets the resolved recipe, a log, checkpoints, previews, the unlearned model as a diffusers
-directory and, where an adapter was trained, its LoRA file.
+directory and, where an adapter was trained, its LoRA file (or PEFT's folder, see --lora-format).
 
 Flags win over the recipe, and the recipe over its preset. Paths in a recipe are relative to the working directory.
 Ctrl-C finishes the step, saves and says how to go on; what follows is the same as without the break, to the last bit.
@@ -45,19 +47,16 @@ Every key is explained in docs/recipes.md; "resalign init" writes a recipe to st
 	flags.StringArrayVar(&set, "set", nil, "set a key of the recipe, as in outer.steps=20 (may be repeated)")
 	flags.StringVar(&out, "out", "", "the run's folder (default: the recipe's)")
 	flags.StringVar(&model, "model", "", "the model: a diffusers directory, or owner/name on the hub (default: the recipe's)")
+	flags.StringVar(&format, "lora-format", "", "how an adapter is saved: "+strings.Join(finetune.LoRAFormats(), ", ")+" (default: the recipe's)")
 	flags.BoolVar(&resume, "resume", false, "go on with an interrupted run")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		assignments := slices.Clone(set)
-		for key, value := range map[string]string{"out": out, "model": model, "engine": engine.spec} {
-			if value != "" {
-				assignments = append(assignments, key+"="+value)
-			}
-		}
+		own := []setting{{"out", out}, {"model", model}, {"lora_format", format}, {"engine", engine.spec}}
+		assignments := assign(set, own...)
 		r := unlearn.Defaults()
 		if err := recipe.Load(args[0], recipe.Layers{Presets: presets(), Assignments: assignments}, &r); err != nil {
 			return err
 		}
-		again := unlearnCommand(args[0], set, out, model, engine)
+		again := unlearnCommand(args[0], set, own, engine)
 		find := c.findModel
 		if resume {
 			find = func(ctx context.Context, name string) (string, error) { return c.resumedModel(ctx, name, r.Out) }
@@ -112,20 +111,33 @@ type unlearned struct {
 	Steps int    `json:"steps"`
 }
 
+// setting is a key of a recipe that has a flag of its own; an empty value was not given.
+type setting struct{ key, value string }
+
+// flag is the setting's flag.
+func (s setting) flag() string { return "--" + strings.ReplaceAll(s.key, "_", "-") }
+
+// assign adds the settings that were given to those of --set.
+func assign(set []string, settings ...setting) []string {
+	out := slices.Clone(set)
+	for _, s := range settings {
+		if s.value != "" {
+			out = append(out, s.key+"="+s.value)
+		}
+	}
+	return out
+}
+
 // unlearnCommand is the command line of a run; with --resume it continues it.
-func unlearnCommand(path string, set []string, out, model string, e engineFlags) []string {
+func unlearnCommand(path string, set []string, settings []setting, e engineFlags) []string {
 	words := []string{"resalign", "unlearn", path}
 	for _, s := range set {
 		words = append(words, "--set", s)
 	}
-	if out != "" {
-		words = append(words, "--out", out)
-	}
-	if model != "" {
-		words = append(words, "--model", model)
-	}
-	if e.spec != "" {
-		words = append(words, "--engine", e.spec)
+	for _, s := range settings {
+		if s.value != "" {
+			words = append(words, s.flag(), s.value)
+		}
 	}
 	if e.threads != 0 {
 		words = append(words, "--threads", fmt.Sprint(e.threads))

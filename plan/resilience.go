@@ -1,34 +1,20 @@
 package plan
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 
 	"github.com/resalign/resalign/hypergrad"
 	"github.com/resalign/resalign/sd"
 	"github.com/resalign/resalign/unlearn"
 )
 
-// trainer goes through a run of package unlearn as that package does, on a machine that does not compute.
-type trainer struct {
-	*machine
-	r        unlearn.Recipe
-	arch     *Architecture
-	net      *network // with the adapter under training, if θ is one
-	adapter  *sd.Adapter
-	theta    group
-	teacher  *network
-	frozen   []*tensor // the UNet's parameters as they were read
-	outer    *descent
-	views    []*view
-	harmful  batch
-	retained batch
-}
-
 // view is a simulation's look at the parameters.
 type view struct {
 	sim          unlearn.Simulation
 	net          *network
-	theta, phi   group
+	theta, phi   selection
 	displacement bool
 	fresh        bool
 	tuning       batch
@@ -37,137 +23,41 @@ type view struct {
 
 type chain struct{ delta, moments vector }
 
-func (t *trainer) freeBatch(ts []*tensor) { t.heap.free(ts...) }
-
-// feed puts a batch on the device.
-func (t *trainer) feed(n *network, b batch) []*tensor {
-	var out []*tensor
-	for _, in := range n.inputs(b) {
-		t.heap.transient(in.bytes())
-		out = append(out, t.heap.feed(in.bytes()))
-	}
-	return out
-}
-
-func (t *trainer) vectorOf(n *network, g group, ts []*tensor) vector {
-	return vector{key: groupKey(n, g), shapes: n.shapes(g), ts: ts}
-}
-
-// groupKey names the shapes of a group of parameters: θ of a network and of one with another adapter have the same.
-func groupKey(n *network, g group) string {
-	for i := range n.adapters {
-		if g == n.group(i+1) {
-			return n.adapterKey(i)
-		}
-	}
-	return n.arch.Name + " UNet"
-}
-
-func (t *trainer) gradientAt(n *network, by group, limit float64, b batch, point, in []*tensor) (vector, error) {
-	p, err := t.gradient(n, by, limit, b)
-	out, err := t.run(p, err, concat(point, in), nil)
-	if err != nil {
-		return vector{}, err
-	}
-	t.heap.free(out[0])
-	return t.vectorOf(n, by, out[1:]), nil
-}
-
-func (t *trainer) predictAt(b batch, in []*tensor) (*tensor, error) {
-	p, err := t.prediction(t.teacher, b)
-	out, err := t.run(p, err, concat(t.frozen, in[:len(in)-2]), nil)
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
-}
-
-// point is the parameters of t.net.
-func (t *trainer) point() []*tensor {
-	if t.adapter == nil {
-		return t.outer.at.ts
-	}
-	return concat(t.frozen, t.outer.at.ts)
-}
-
-// step is one outer step with each of the given simulations; none stands for λ = 0. times is how often each is drawn.
-func (t *trainer) outerStep(views []*view, each float64) error {
-	var total vector
-	drawn := views
-	if len(drawn) == 0 {
-		drawn, each = []*view{nil}, 1
-	}
-	for _, v := range drawn {
-		t.times = each
-		g, err := t.oneGradient(v)
+// newView lays out the parameters of a simulation.
+func (t *trainer) newView(s unlearn.Simulation) (*view, error) {
+	v := &view{sim: s, net: t.net, theta: t.theta, phi: t.theta, displacement: true}
+	switch {
+	case s.Adapts == unlearn.FreshAdapter:
+		layers, err := t.arch.skeleton().AttentionLayers(s.Targets...)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if total, err = t.accumulate(total, g); err != nil {
-			return err
+		fresh, err := sd.NewAdapter(layers, cmp.Or(s.Rank, max(1, t.r.Trainable.Rank)), 1)
+		if err != nil {
+			return nil, fmt.Errorf("recipe: simulation %q: %w", s.Name, err)
 		}
-	}
-	t.times = 1
-	if _, err := t.Dot(total, total); err != nil {
-		return err
-	}
-	return t.descend(t.outer, total)
-}
-
-func (t *trainer) cap() float64 {
-	if t.r.Objective.Harm == unlearn.ESD {
-		return 0
-	}
-	return t.r.Objective.Cap
-}
-
-func (t *trainer) oneGradient(v *view) (vector, error) {
-	harm := t.feed(t.net, t.harmful)
-	defer t.freeBatch(harm)
-	if t.r.Objective.Harm == unlearn.ESD {
-		for range 3 {
-			out, err := t.predictAt(t.harmful, harm)
-			if err != nil {
-				return vector{}, err
-			}
-			t.heap.free(out)
+		adapters := []*sd.Adapter{fresh}
+		if t.adapter != nil {
+			adapters = []*sd.Adapter{t.adapter, fresh}
 		}
+		v.net, v.fresh, v.displacement = t.prepared(newNetwork(t.arch, adapters...)), true, false
+		v.phi, v.theta = v.net.group(len(adapters)), v.net.group(len(adapters)-1)
+	case s.Adapts == unlearn.AllWeights && t.adapter != nil:
+		v.phi, v.displacement = t.net.group(0), false
+	case s.Adapts == unlearn.CrossAttention:
+		var err error
+		if v.phi, err = t.net.named(0, "attn2.to_k", "attn2.to_v"); err != nil {
+			return nil, fmt.Errorf("recipe: simulation %q: %w", s.Name, err)
+		}
+		v.displacement = false
 	}
-	direct, err := t.direct(harm)
-	if err != nil || v == nil {
-		return direct, err
+	size := cmp.Or(t.r.Data[s.Data].Batch, 1)
+	if s.Prior != "" {
+		size += cmp.Or(t.r.Data[s.Prior].Batch, 1)
 	}
-	defer t.release(direct)
-	implicit, err := t.resilience(v, harm)
-	if err != nil {
-		return vector{}, err
-	}
-	defer t.release(implicit)
-	return t.mix(direct, implicit)
-}
-
-// direct is (1−λ)∇L_harm(θ) + α∇R(θ).
-func (t *trainer) direct(harm []*tensor) (vector, error) {
-	g, err := t.gradientAt(t.net, t.theta, t.cap(), t.harmful, t.point(), harm)
-	if err != nil {
-		return vector{}, err
-	}
-	defer t.release(g)
-	in := t.feed(t.net, t.retained)
-	defer t.freeBatch(in)
-	taught, err := t.predictAt(t.retained, in)
-	if err != nil {
-		return vector{}, err
-	}
-	defer t.heap.free(taught)
-	with := concat(in)
-	with[len(with)-2] = taught
-	retain, err := t.gradientAt(t.net, t.theta, 0, t.retained, t.point(), with)
-	if err != nil {
-		return vector{}, err
-	}
-	defer t.release(retain)
-	return t.mix(g, retain)
+	var err error
+	v.tuning, err = t.batch(size)
+	return v, err
 }
 
 // simulatedSteps bounds the inner steps that are gone through; the rest does not change the memory.
@@ -179,28 +69,20 @@ func (t *trainer) start(v *view) (point, made []*tensor) {
 	if !v.fresh {
 		return point, nil
 	}
-	for _, s := range v.net.shapes(v.phi) {
-		t.heap.transient(s.bytes())
-		made = append(made, t.heap.feed(s.bytes()))
-	}
+	made = t.feed(v.net.shapes(v.phi)...)
 	return concat(point, made), made
 }
 
-// put is the point with the moving parameters elsewhere.
-func (v *view) put(point, moving []*tensor) []*tensor {
-	return concat(point[:v.phi.from], moving, point[v.phi.to:])
-}
-
-func (t *trainer) resilience(v *view, harm []*tensor) (vector, error) {
+func (t *trainer) resilience(v *view, harm *harm) (vector, error) {
 	start, made := t.start(v)
-	defer t.heap.free(made...)
+	defer t.memory.free(made...)
 	d, err := t.simulate(v, start)
 	if err != nil {
 		return vector{}, err
 	}
 	defer t.end(d)
-	point := v.put(start, d.at.ts)
-	g, err := t.gradientAt(v.net, v.phi, t.cap(), t.harmful, point, harm)
+	point := v.phi.put(start, d.at.ts)
+	g, err := t.gradientAt(v.net, v.phi, harm.limit, harm.batch, point, harm.in)
 	if err != nil {
 		return vector{}, err
 	}
@@ -210,14 +92,14 @@ func (t *trainer) resilience(v *view, harm []*tensor) (vector, error) {
 		return vector{}, err
 	}
 	defer t.release(right)
-	tuning := t.feed(v.net, v.tuning)
-	defer t.freeBatch(tuning)
+	tuning := t.feed(v.net.inputs(v.tuning)...)
+	defer t.memory.free(tuning...)
 	if t.r.Hypergradient.Solver == unlearn.Unrolled {
 		return t.unrolled(v, d, point, harm, tuning, right)
 	}
 	system := hypergrad.System[vector]{Space: t.machine, Gamma: t.r.Hypergradient.Gamma, Right: right, Product: t.product(v, point, tuning)}
 	if v.displacement {
-		x, _, err := t.solver(v, d)(background, system)
+		x, _, err := t.solver(v, d)(context.Background(), system)
 		return x, err
 	}
 	return t.implicit(v, d, point, harm, tuning, system)
@@ -225,7 +107,7 @@ func (t *trainer) resilience(v *view, harm []*tensor) (vector, error) {
 
 // simulate goes through a fine-tuning.
 func (t *trainer) simulate(v *view, start []*tensor) (*descent, error) {
-	at := t.vectorOf(v.net, v.phi, start[v.phi.from:v.phi.to])
+	at := newVector(v.net.shapes(v.phi), pick(start, v.phi.index))
 	rule := v.sim.Rule()
 	var d *descent
 	if v.chain == nil {
@@ -239,18 +121,13 @@ func (t *trainer) simulate(v *view, start []*tensor) (*descent, error) {
 		v.chain.moments = vector{}
 	}
 	steps := min(v.sim.Steps, simulatedSteps)
-	if t.r.Hypergradient.Solver == unlearn.Unrolled {
+	if t.r.Method == unlearn.ResAlign && t.r.Hypergradient.Solver == unlearn.Unrolled {
 		d.keep = min(v.sim.Steps, t.r.Hypergradient.Iterations)
 		steps = max(steps, d.keep)
 	}
-	before := t.times
-	t.times *= float64(v.sim.Steps) / float64(steps)
-	for range steps {
-		if err := t.innerStep(v, d, start); err != nil {
-			return nil, err
-		}
+	if err := t.repeat(steps, float64(v.sim.Steps), func() error { return t.innerStep(v, d, start) }); err != nil {
+		return nil, err
 	}
-	t.times = before
 	if v.sim.ChainReset <= 1 {
 		return d, nil
 	}
@@ -267,9 +144,9 @@ func (t *trainer) simulate(v *view, start []*tensor) (*descent, error) {
 }
 
 func (t *trainer) innerStep(v *view, d *descent, start []*tensor) error {
-	in := t.feed(v.net, v.tuning)
-	defer t.freeBatch(in)
-	g, err := t.gradientAt(v.net, v.phi, 0, v.tuning, v.put(start, d.at.ts), in)
+	in := t.feed(v.net.inputs(v.tuning)...)
+	defer t.memory.free(in...)
+	g, err := t.gradientAt(v.net, v.phi, 0, v.tuning, v.phi.put(start, d.at.ts), in)
 	if err != nil {
 		return err
 	}
@@ -289,15 +166,15 @@ func (t *trainer) product(v *view, point, tuning []*tensor) hypergrad.Product[ve
 		switch t.r.Hypergradient.Products {
 		case centralDifferences:
 			return hypergrad.CentralDifference(t.machine, func(phi vector) (vector, error) {
-				return t.gradientAt(v.net, v.phi, 0, v.tuning, v.put(point, phi.ts), tuning)
-			}, t.vectorOf(v.net, v.phi, point[v.phi.from:v.phi.to]), 0)(u)
+				return t.gradientAt(v.net.exact(), v.phi, 0, v.tuning, v.phi.put(point, phi.ts), tuning)
+			}, newVector(v.net.shapes(v.phi), pick(point, v.phi.index)), 0)(u)
 		case unlearn.GaussNewton:
 			p, err = t.gaussNewtonProduct(v.net, v.phi, v.tuning)
 		default:
 			p, err = t.hessianProduct(v.net, v.phi, v.tuning)
 		}
 		out, err := t.run(p, err, concat(point, u.ts, tuning), nil)
-		return t.vectorOf(v.net, v.phi, out), err
+		return newVector(v.net.shapes(v.phi), out), err
 	}
 }
 
@@ -310,12 +187,12 @@ const (
 func (t *trainer) cross(v *view, point, tuning []*tensor, u vector) (vector, error) {
 	if t.r.Hypergradient.Products == centralDifferences {
 		return hypergrad.CentralDifference(t.machine, func(phi vector) (vector, error) {
-			return t.gradientAt(v.net, v.theta, 0, v.tuning, v.put(point, phi.ts), tuning)
-		}, t.vectorOf(v.net, v.phi, point[v.phi.from:v.phi.to]), 0)(u)
+			return t.gradientAt(v.net.exact(), v.theta, 0, v.tuning, v.phi.put(point, phi.ts), tuning)
+		}, newVector(v.net.shapes(v.phi), pick(point, v.phi.index)), 0)(u)
 	}
 	p, err := t.crossProduct(v.net, v.theta, v.phi, v.tuning)
 	out, err := t.run(p, err, concat(point, u.ts, tuning), nil)
-	return t.vectorOf(v.net, v.theta, out), err
+	return newVector(v.net.shapes(v.theta), out), err
 }
 
 // solver is the recipe's, with the metric's vectors around it where it has one.
@@ -382,7 +259,7 @@ func (t *trainer) inMetric(solve hypergrad.Solver[vector], d *descent) hypergrad
 	}
 }
 
-func (t *trainer) implicit(v *view, d *descent, point, harm, tuning []*tensor, s hypergrad.System[vector]) (vector, error) {
+func (t *trainer) implicit(v *view, d *descent, point []*tensor, harm *harm, tuning []*tensor, s hypergrad.System[vector]) (vector, error) {
 	direct, err := t.directShare(v, point, harm)
 	if err != nil {
 		return vector{}, err
@@ -395,15 +272,15 @@ func (t *trainer) implicit(v *view, d *descent, point, harm, tuning []*tensor, s
 	h := t.r.Hypergradient
 	var x vector
 	if h.Solver == unlearn.FirstOrder || (h.Solver == unlearn.Richardson && h.Metric != unlearn.AdamMetric) {
-		x, _, err = hypergrad.Implicit(background, a, t.richardson())
+		x, _, err = hypergrad.Implicit(context.Background(), a, t.richardson())
 	} else {
-		x, _, err = hypergrad.ImplicitWith(background, a, t.solver(v, d))
+		x, _, err = hypergrad.ImplicitWith(context.Background(), a, t.solver(v, d))
 	}
 	return x, err
 }
 
-func (t *trainer) directShare(v *view, point, harm []*tensor) (vector, error) {
-	g, err := t.gradientAt(v.net, v.theta, t.cap(), t.harmful, point, harm)
+func (t *trainer) directShare(v *view, point []*tensor, harm *harm) (vector, error) {
+	g, err := t.gradientAt(v.net, v.theta, harm.limit, harm.batch, point, harm.in)
 	if err != nil {
 		return vector{}, err
 	}
@@ -412,7 +289,7 @@ func (t *trainer) directShare(v *view, point, harm []*tensor) (vector, error) {
 }
 
 // unrolled goes back over the recorded steps.
-func (t *trainer) unrolled(v *view, d *descent, point, harm, tuning []*tensor, right vector) (vector, error) {
+func (t *trainer) unrolled(v *view, d *descent, point []*tensor, harm *harm, tuning []*tensor, right vector) (vector, error) {
 	var total vector
 	var err error
 	if !v.displacement {

@@ -1,0 +1,304 @@
+package plan
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+
+	"github.com/resalign/resalign/data"
+	"github.com/resalign/resalign/generate"
+	"github.com/resalign/resalign/nn"
+	"github.com/resalign/resalign/sd"
+	"github.com/resalign/resalign/train"
+)
+
+// session is what runs of all kinds have: a model that was read, pictures that are encoded, previews, checkpoints, and a
+// model that is written.
+type session struct {
+	*machine
+	arch    *Architecture
+	side    int // of training pictures, in pixels
+	compute nn.Compute
+	teacher *network // the UNet as it was read
+	frozen  []*tensor
+	text    []*tensor // of all text encoders
+	vae     []*tensor
+	cached  int // bytes of encoded pictures and prompts
+	notes   []string
+
+	prepare, step, previews work
+}
+
+// newSession reads the model.
+func newSession(m *machine, a *Architecture, resolution int, compute nn.Compute) *session {
+	s := &session{machine: m, arch: a, side: cmp.Or(resolution, a.resolution()), compute: cmp.Or(compute, nn.Float32)}
+	s.teacher = newNetwork(a).computing(s.compute)
+	s.text = s.load(a.textSpecs(), a.StoredText)
+	s.vae = s.load(sd.NewVAE(a.VAE).Specs(), a.StoredVAE)
+	s.frozen = s.load(s.teacher.specs, a.StoredUNet)
+	return s
+}
+
+// load reads the parameters of a component from its files, which are mapped meanwhile.
+func (s *session) load(specs []nn.Spec, stored int) []*tensor {
+	if stored == 0 {
+		stored = 4 * count(specs)
+	}
+	var out []*tensor
+	for i, shape := range shapesOf(specs) {
+		if specs[i].Layout != 0 {
+			s.memory.transient(shape.bytes())
+		}
+		out = append(out, s.feed(shape)...)
+	}
+	s.mapped = stored
+	s.note()
+	s.mapped = 0
+	return out
+}
+
+// batch is the shape of a batch of training pictures.
+func (s *session) batch(size int) (batch, error) {
+	b, err := s.arch.latents(size, s.side, s.side)
+	if err != nil {
+		err = fmt.Errorf("resolution: %w", err)
+	}
+	return b, err
+}
+
+// gradientAt is a gradient at a point on a batch.
+func (s *session) gradientAt(n *network, by selection, limit float64, b batch, point, in []*tensor) (vector, error) {
+	p, err := s.gradient(n, by, limit, b)
+	out, err := s.run(p, err, concat(point, in), nil)
+	if err != nil {
+		return vector{}, err
+	}
+	s.memory.free(out[0])
+	return newVector(n.shapes(by), out[1:]), nil
+}
+
+// predictAt is a prediction on the conditions of a batch.
+func (s *session) predictAt(n *network, b batch, point, in []*tensor) (*tensor, error) {
+	p, err := s.prediction(n, b)
+	out, err := s.run(p, err, concat(point, in[:len(n.conditions(b))]), nil)
+	if err != nil {
+		return nil, err
+	}
+	return out[0], nil
+}
+
+// pictures are those that are encoded: how many as they are, and how many mirrored as well.
+type pictures struct{ plain, mirrored int }
+
+func (p pictures) runs() int { return p.plain + p.mirrored }
+
+// encodedRuns bounds how many pictures and prompts are gone through; the memory of later ones is the same.
+const encodedRuns = 4
+
+// encode runs the encoders over pictures and so many prompts.
+func (s *session) encode(p pictures, prompts int) error {
+	if err := s.repeat(encodedRuns, float64(prompts), s.encodePrompt); err != nil {
+		return err
+	}
+	encoder, err := s.vaeEncoder(s.arch, s.side)
+	if err != nil {
+		return err
+	}
+	if err := s.repeat(encodedRuns, float64(p.runs()), func() error {
+		picture := s.feed(input{dims: []int{s.arch.VAE.InChannels, s.side, s.side}})
+		out, err := s.run(encoder, nil, concat(s.vae, picture), nil)
+		s.memory.free(concat(out, picture)...)
+		return err
+	}); err != nil {
+		return err
+	}
+	b, err := s.batch(1)
+	if err != nil {
+		return err
+	}
+	moments := 2 * 4 * s.arch.VAE.LatentChannels * b.height * b.width
+	prompt := 4 * s.arch.tokens() * s.arch.UNet.ContextWidth
+	if s.cached = min(cacheMemory, p.runs()*moments+p.plain*prompt); s.cached > 0 {
+		s.memory.feed(s.cached)
+	}
+	return nil
+}
+
+func (s *session) encodePrompt() error {
+	at := 0
+	for i := range s.arch.Text {
+		e, err := s.textEncoder(s.arch, i)
+		if err != nil {
+			return err
+		}
+		n := len(e.inputs) - 2
+		words := s.feed(input{dims: []int{s.arch.tokens()}}, input{dims: []int{1}})
+		out, err := s.run(e, nil, concat(s.text[at:at+n], words), nil)
+		if err != nil {
+			return err
+		}
+		at += n
+		s.memory.free(concat(out, words)...)
+	}
+	return nil
+}
+
+// cacheMemory is what packages unlearn and finetune let encoded pictures take.
+const cacheMemory = 2 << 30
+
+// countPictures counts the pictures of folders; one that cannot be read counts as none, and a note says so.
+func (s *session) countPictures(name string, folders ...string) int {
+	n := 0
+	for _, dir := range folders {
+		f, err := data.ReadPictures(dir)
+		if err != nil {
+			s.notes = append(s.notes, fmt.Sprintf("%s is counted without pictures: %v", name, err))
+			continue
+		}
+		n += f.Len()
+	}
+	return n
+}
+
+// preview makes pictures, if the run wants any, with a network at a point. Each prompt is a batch of its own.
+func (s *session) preview(p generate.Preview, steps int, n *network, point []*tensor) error {
+	if p.Every == 0 || len(p.Prompts) == 0 {
+		return nil
+	}
+	return s.generate(p.Options, float64(steps/p.Every*len(p.Prompts)), n, point)
+}
+
+// generate makes so many batches of pictures.
+func (s *session) generate(o generate.Options, batches float64, n *network, point []*tensor) error {
+	side := s.arch.resolution()
+	b, err := s.arch.latents(max(1, o.Batch), cmp.Or(o.Height, side), cmp.Or(o.Width, side))
+	if err != nil {
+		return fmt.Errorf("pictures: %w", err)
+	}
+	rows := b
+	if o.Guidance > 1 {
+		rows.size *= 2
+	}
+	given := s.feed(n.conditions(rows)[2:]...)
+	if err := s.repeat(settledAt, batches*float64(o.Steps), func() error {
+		in := concat(s.feed(n.conditions(rows)[:2]...), given)
+		out, err := s.predictAt(n, rows, point, in)
+		if err != nil {
+			return err
+		}
+		s.fetch(out)
+		s.memory.free(concat(in[:2], []*tensor{out})...)
+		return nil
+	}); err != nil {
+		return err
+	}
+	s.memory.free(given...)
+	return s.decode(o, b, batches)
+}
+
+// decode decodes batches of latents, in pieces if the options say so.
+func (s *session) decode(o generate.Options, b batch, batches float64) error {
+	piece := b
+	if o.VAESlicing || o.VAETiling {
+		piece.size = 1
+		batches *= float64(b.size)
+	}
+	if o.VAETiling {
+		tile, err := s.arch.skeleton().TileSize(o.VAETileSize)
+		if err != nil {
+			return err
+		}
+		if d := tile / s.arch.VAE.Downscale(); max(b.height, b.width) > d {
+			// Tiles overlap by a quarter.
+			across := func(length int) float64 { return math.Ceil(float64(length) / (0.75 * float64(d))) }
+			batches *= across(b.height) * across(b.width)
+			piece.height, piece.width = min(d, b.height), min(d, b.width)
+		}
+	}
+	decoder, err := s.vaeDecoder(s.arch, s.compute, piece)
+	if err != nil {
+		return err
+	}
+	return s.repeat(settledAt/2, batches, func() error {
+		z := s.feed(input{dims: []int{s.arch.VAE.LatentChannels, piece.size, piece.height, piece.width}})
+		out, err := s.run(decoder, nil, concat(s.vae, z), nil)
+		if err != nil {
+			return err
+		}
+		s.fetch(out...)
+		s.memory.free(concat(out, z)...)
+		return nil
+	})
+}
+
+// keep is what a checkpoint or a file of a component needs while it is written: a copy of every tensor on the host, and for
+// a moment each a second time.
+func (s *session) keep(ts []*tensor) {
+	var kept []*tensor
+	for _, t := range ts {
+		s.fetch(t)
+		kept = append(kept, s.memory.feed(t.bytes))
+	}
+	s.note()
+	s.memory.free(kept...)
+}
+
+// checkpoint saves where a descent stands.
+func (s *session) checkpoint(d *descent, more ...*tensor) {
+	s.keep(concat(d.at.ts, d.moments.ts, more))
+}
+
+// export writes the UNet, with an adapter merged into it if there is one, and other components that changed.
+func (s *session) export(adapter *sd.Adapter, others ...*tensor) {
+	var made []*tensor
+	if adapter != nil {
+		for _, l := range adapter.Layers {
+			made = append(made, s.memory.feed(4*l.In*l.Out*max(1, l.Kernel[0]*l.Kernel[1])))
+		}
+	}
+	s.keep(s.frozen)
+	s.memory.free(made...)
+	if len(others) > 0 {
+		s.keep(others)
+	}
+}
+
+// parameters counts the model's.
+func (s *session) parameters() Parameters {
+	return Parameters{UNet: count(s.teacher.specs), Text: count(s.arch.textSpecs()), VAE: count(sd.NewVAE(s.arch.VAE).Specs())}
+}
+
+// stays lists what stays in memory: the model, and what has so many single numbers.
+func (s *session) stays(more ...Item) []Item {
+	n := s.parameters()
+	items := []Item{{"frozen weights", 4 * int64(n.UNet+n.Text+n.VAE)}}
+	more = append(more, Item{"encoded pictures and prompts", int64(s.cached / 4)})
+	for _, i := range more {
+		if i.Bytes > 0 {
+			items = append(items, Item{i.Name, 4 * i.Bytes})
+		}
+	}
+	return items
+}
+
+// stateSize is how many numbers an optimizer keeps between steps.
+func stateSize(o train.Optimizer, specs []nn.Spec) int64 {
+	n := 0
+	for slot := range o.StateSlots() {
+		for _, s := range specs {
+			n += nn.Spec{Shape: o.StateShape(slot, s.EngineShape())}.Size()
+		}
+	}
+	return int64(n)
+}
+
+// fill fills in what the session measured.
+func (s *session) fill(p *Plan) {
+	p.Evaluations = s.evaluations()
+	p.Notes = s.notes
+	p.StepFLOPs = s.step.total()
+	p.StepSeconds = p.Rates.seconds(s.step)
+	p.StepLow, p.StepHigh = p.StepSeconds/TimeError, p.StepSeconds*TimeError
+	p.Prepare, p.Previews = p.Rates.seconds(s.prepare), p.Rates.seconds(s.previews)
+	p.Seconds = p.Prepare + p.Previews + float64(p.Steps)*p.StepSeconds
+}

@@ -1,0 +1,395 @@
+package plan
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/resalign/resalign/nn"
+	"github.com/resalign/resalign/sd"
+	"github.com/resalign/resalign/unlearn"
+)
+
+// trainer goes through a run of package unlearn as that package does, on a machine that does not compute.
+type trainer struct {
+	*session
+	r       unlearn.Recipe
+	net     *network // with the adapter under training, if θ is one
+	adapter *sd.Adapter
+	theta   selection
+	start0  []*tensor // the parameters of net where training begins
+	outer   *descent
+	views   []*view
+	mask    vector // method salun
+
+	harmful, retained batch // retained: of size 0 where the method does without
+	related           batch // meta-unlearn: of size 0 without
+	rows              selection
+}
+
+// newTrainer lays the parameters out and prepares the data.
+func newTrainer(m *machine, a *Architecture, r unlearn.Recipe) (*trainer, error) {
+	t := &trainer{session: newSession(m, a, r.Resolution, nn.Compute(r.Memory.Compute)), r: r}
+	t.teacher = t.teacher.checkpointed(r.Memory.GradientCheckpointing)
+	if err := t.sizeBatches(); err != nil {
+		return nil, fmt.Errorf("recipe: %w", err)
+	}
+	if err := t.layOut(); err != nil {
+		return nil, err
+	}
+	t.outer = t.newDescent(newVector(t.net.shapes(t.theta), pick(t.start0, t.theta.index)), r.Outer.Rule())
+	if r.Method == unlearn.ResAlign || r.Method == unlearn.MetaUnlearn {
+		for _, s := range r.Simulations {
+			v, err := t.newView(s)
+			if err != nil {
+				return nil, err
+			}
+			t.views = append(t.views, v)
+		}
+	}
+	pictures := t.pictures()
+	prompts := pictures.plain + len(r.Latents.Prompts)
+	if r.Objective.Harm == unlearn.ESD {
+		prompts += 2
+	}
+	return t, t.encode(pictures, prompts)
+}
+
+// sizeBatches finds out what batches look like.
+func (t *trainer) sizeBatches() (err error) {
+	r := t.r
+	size := cmp.Or(r.Data["harmful"].Batch, 1)
+	if r.Latents.From == unlearn.FromPrompts {
+		size = r.Latents.Batch
+	}
+	if t.harmful, err = t.batch(size); err != nil {
+		return err
+	}
+	if slices.Contains(t.needed(), "retain") {
+		t.retained, err = t.batch(cmp.Or(r.Data["retain"].Batch, 4))
+	}
+	if _, given := r.Data["related"]; given && err == nil {
+		t.related, err = t.batch(cmp.Or(r.Data["related"].Batch, 1))
+	}
+	return err
+}
+
+// prepared is a network that computes as the recipe says.
+func (t *trainer) prepared(n *network) *network {
+	return n.checkpointed(t.r.Memory.GradientCheckpointing).computing(t.compute)
+}
+
+// layOut chooses θ.
+func (t *trainer) layOut() (err error) {
+	r := t.r
+	switch r.Trainable.Parameters {
+	case "lora":
+		layers, err := t.arch.skeleton().AttentionLayers(r.Trainable.Targets...)
+		if err != nil {
+			return fmt.Errorf("recipe: trainable.targets: %w", err)
+		}
+		if t.adapter, err = sd.NewAdapter(layers, r.Trainable.Rank, r.Trainable.Scale); err != nil {
+			return fmt.Errorf("recipe: trainable.rank: %w", err)
+		}
+		t.net = t.prepared(newNetwork(t.arch, t.adapter))
+		t.theta = t.net.group(1)
+		t.start0 = concat(t.frozen, t.feed(t.net.shapes(t.theta)...))
+	case unlearn.TextEncoder:
+		n, err := newTextNetwork(t.arch, t.harmful.size*r.Attack.Tokens)
+		if err != nil {
+			return fmt.Errorf("recipe: method %s: %w", unlearn.AdvUnlearn, err)
+		}
+		t.net = t.prepared(n)
+		if t.theta, err = t.net.named(1, ".encoder.layers.", ".final_layer_norm."); err != nil {
+			return err
+		}
+		t.rows = t.net.embeddings()
+		t.start0 = concat(t.frozen, t.text, t.feed(t.net.shapes(t.rows)...))
+	default:
+		t.net = t.prepared(newNetwork(t.arch))
+		t.theta, t.start0 = t.net.group(0), t.frozen
+		if parts := t.trainedParts(); len(parts) > 0 {
+			t.theta, err = t.net.named(0, parts...)
+		}
+	}
+	return err
+}
+
+// trainedParts are parts of the names of what methods train that take some of the UNet's weights (package unlearn,
+// thetaParts); none for the others.
+func (t *trainer) trainedParts() []string {
+	var parts []string
+	switch t.r.Method {
+	case unlearn.ESDX:
+		parts = []string{".attn2."}
+	case unlearn.SafeGen:
+		parts = []string{".attn1."}
+	case unlearn.ESDU:
+		parts = []string{
+			"conv_in.", ".resnets.", "samplers.", ".proj_in.", ".proj_out.", ".attn1.", ".ff.",
+			".norm.", ".norm1.", ".norm2.", ".norm3.",
+		}
+	}
+	return slices.DeleteFunc(parts, func(part string) bool {
+		_, err := t.net.named(0, part)
+		return err != nil
+	})
+}
+
+// needed lists the sets of pictures that the run reads.
+func (t *trainer) needed() []string {
+	r := t.r
+	var out []string
+	if r.Latents.From != unlearn.FromPrompts || r.Method == unlearn.MetaUnlearn {
+		out = append(out, "harmful")
+	}
+	if _, given := r.Data["retain"]; given || (r.Method != unlearn.ESDX && r.Method != unlearn.ESDU) {
+		out = append(out, "retain")
+	}
+	if _, given := r.Data["related"]; given && r.Method == unlearn.MetaUnlearn {
+		out = append(out, "related")
+	}
+	for _, v := range t.views {
+		out = append(out, v.sim.Data)
+		if v.sim.Prior != "" {
+			out = append(out, v.sim.Prior)
+		}
+	}
+	return out
+}
+
+// pictures counts what is encoded.
+func (t *trainer) pictures() pictures {
+	var p pictures
+	for _, name := range slices.Sorted(maps.Keys(t.r.Data)) {
+		d := t.r.Data[name]
+		if !slices.Contains(t.needed(), name) {
+			continue
+		}
+		n := t.countPictures("data."+name, folders(d)...)
+		if t.r.Method == unlearn.SafeGen && name == "harmful" {
+			n *= 2 // as they are, and coarse
+		}
+		p.plain += n
+		if d.Flip {
+			p.mirrored += n
+		}
+	}
+	if len(t.needed()) > 0 {
+		p.plain = max(1, p.plain) // pictures that are not here yet are encoded, too
+	}
+	return p
+}
+
+// folders are those of a set of pictures.
+func folders(d unlearn.Dataset) []string {
+	if len(d.Parts) == 0 {
+		return []string{d.Folder}
+	}
+	var out []string
+	for _, part := range d.Parts {
+		out = append(out, part.Folder)
+	}
+	return out
+}
+
+// walk goes through the run: some outer steps, previews, a checkpoint and the export.
+func (t *trainer) walk() error {
+	if t.r.Method == unlearn.SalUn {
+		if err := t.findSalient(); err != nil {
+			return err
+		}
+	}
+	t.prepare, t.work = t.work, work{}
+	o := t.r.Outer
+	if err := t.settle(o.Steps, func() error {
+		t.work = work{} // that of the last step counts; they are all alike
+		each := float64(o.SimulationsPerStep) / float64(max(1, len(t.views)))
+		if err := t.outerStep(t.views, each); err != nil {
+			return err
+		}
+		t.checkpoint(t.outer, t.chains()...)
+		return nil
+	}); err != nil {
+		return err
+	}
+	t.step, t.work = t.work, work{}
+	if err := t.preview(t.r.Preview, o.Steps, t.net, t.point()); err != nil {
+		return fmt.Errorf("recipe: preview.options: %w", err)
+	}
+	t.previews = t.work
+	var changed []*tensor
+	if t.r.Trainable.Parameters == unlearn.TextEncoder {
+		changed = t.text
+	}
+	t.export(t.adapter, changed...)
+	return nil
+}
+
+// chains are the tensors of persistent simulations.
+func (t *trainer) chains() []*tensor {
+	var out []*tensor
+	for _, v := range t.views {
+		if v.chain != nil {
+			out = append(out, concat(v.chain.delta.ts, v.chain.moments.ts)...)
+		}
+	}
+	return out
+}
+
+// point is the parameters of t.net.
+func (t *trainer) point() []*tensor { return t.theta.put(t.start0, t.outer.at.ts) }
+
+// outerStep is one outer step with each of the given simulations; none stands for λ = 0. each is how often one is drawn.
+func (t *trainer) outerStep(views []*view, each float64) error {
+	var total vector
+	drawn := views
+	if len(drawn) == 0 {
+		drawn, each = []*view{nil}, 1
+	}
+	for _, v := range drawn {
+		if err := t.repeat(1, 1, func() error {
+			t.times = each
+			g, err := t.oneGradient(v)
+			if err != nil {
+				return err
+			}
+			total, err = t.accumulate(total, g)
+			return err
+		}); err != nil {
+			return err
+		}
+	}
+	if t.r.Method == unlearn.SalUn {
+		masked, err := t.multiply(t.mask, total)
+		if err != nil {
+			return err
+		}
+		t.release(total)
+		total = masked
+	}
+	if _, err := t.Dot(total, total); err != nil {
+		return err
+	}
+	return t.descend(t.outer, total)
+}
+
+// oneGradient is the gradient with one simulation, or none.
+func (t *trainer) oneGradient(v *view) (vector, error) {
+	if t.r.Method == unlearn.LCFDSDNG || t.r.Method == unlearn.LCFDSDLT {
+		return t.contrasted()
+	}
+	h, err := t.harm()
+	if err != nil {
+		return vector{}, err
+	}
+	defer func() { t.memory.free(h.in...); t.memory.free(h.more...) }()
+	direct, err := t.direct(h)
+	if err != nil || v == nil {
+		return direct, err
+	}
+	defer t.release(direct)
+	var implicit vector
+	if t.r.Method == unlearn.MetaUnlearn {
+		implicit, err = t.againstRelearning(v)
+	} else {
+		implicit, err = t.resilience(v, h)
+	}
+	if err != nil {
+		return vector{}, err
+	}
+	defer t.release(implicit)
+	return t.mix(direct, implicit)
+}
+
+// direct is (1−λ)∇L_harm(θ) + α∇R(θ).
+func (t *trainer) direct(h *harm) (vector, error) {
+	limit := h.limit
+	if t.r.Objective.Depth > 0 {
+		limit = 0
+	}
+	p, err := t.gradientWithError(t.net, t.theta, limit, h.batch)
+	out, err := t.run(p, err, concat(h.point, h.in), nil)
+	if err != nil {
+		return vector{}, err
+	}
+	t.memory.free(out[:2]...)
+	g := newVector(t.net.shapes(t.theta), out[2:])
+	defer t.release(g)
+	if t.retained.size == 0 {
+		return t.mix(g)
+	}
+	retain, err := t.retain()
+	if err != nil {
+		return vector{}, err
+	}
+	defer t.release(retain)
+	return t.mix(g, retain)
+}
+
+// retain is ∇R(θ).
+func (t *trainer) retain() (vector, error) {
+	b := t.retained
+	in := t.feed(t.net.inputs(b)...)
+	defer t.memory.free(in...)
+	with := in
+	if t.r.Objective.Retain != unlearn.Denoising {
+		taught, err := t.predictAt(t.teacher, b, t.frozen, in)
+		if err != nil {
+			return vector{}, err
+		}
+		defer t.memory.free(taught)
+		with = withTarget(in, taught)
+	}
+	if t.rows.index != nil {
+		ids := t.feed(t.net.prompts(b.asTokens()))
+		defer t.memory.free(ids...)
+		b, with = b.asTokens(), t.net.retokened(with, b, ids[0])
+	}
+	return t.gradientAt(t.net, t.theta, 0, b, t.point(), with)
+}
+
+// withTarget is the inputs of a loss with another target.
+func withTarget(in []*tensor, target *tensor) []*tensor {
+	out := concat(in)
+	out[len(out)-2] = target
+	return out
+}
+
+// retokened is the inputs of a loss on a batch with ids in place of its embeddings.
+func (n *network) retokened(in []*tensor, b batch, ids *tensor) []*tensor {
+	out := concat(in[:2], []*tensor{ids})
+	rest := in[3:]
+	if n.arch.XL {
+		rest = rest[1:] // pooled embeddings
+	}
+	return append(out, rest...)
+}
+
+// report fills in what does not depend on the collector.
+func (t *trainer) report(p *Plan) {
+	theta := pick(t.net.specs, t.theta.index)
+	p.Method = t.r.Method
+	p.Steps, p.StepName = t.r.Outer.Steps, "outer step"
+	p.Parameters = t.parameters()
+	p.Parameters.Theta = count(theta)
+	items := []Item{
+		{"θ", int64(count(theta))},
+		{"moments of the outer optimizer", stateSize(t.outer.rule, theta)},
+		{"mask of salient parameters", int64(count(pick(t.net.specs, t.theta.index)) * min(1, len(t.mask.ts)))},
+	}
+	var chains, trail int64
+	for _, v := range t.views {
+		specs := pick(v.net.specs, v.phi.index)
+		phi, moments := int64(count(specs)), stateSize(v.sim.Rule(), specs)
+		if v.sim.ChainReset > 1 {
+			chains += phi + moments
+		}
+		if h := t.r.Hypergradient; t.r.Method == unlearn.ResAlign && h.Solver == unlearn.Unrolled {
+			trail = max(trail, int64(min(v.sim.Steps, h.Iterations))*(2*phi+moments))
+		}
+	}
+	p.Resident = t.stays(append(items, Item{"persistent simulations: displacements and moments", chains}, Item{"recorded steps of the largest simulation", trail})...)
+	t.fill(p)
+}
