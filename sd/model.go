@@ -67,6 +67,7 @@ const textWeightsName = "model"
 
 // Load reads a pipeline directory. Errors name the file and what is wrong with it.
 func Load(e *engine.Engine, dir string) (_ *Model, err error) {
+	defer engine.Sparing()()
 	m := &Model{Dir: dir, Engine: e, functions: map[string]*engine.Function{}, hashes: map[string]string{}}
 	defer func() {
 		if err != nil {
@@ -100,12 +101,12 @@ func Load(e *engine.Engine, dir string) (_ *Model, err error) {
 	if m.Schedule, err = diffusion.NewSchedule(m.Scheduler); err != nil {
 		return nil, fmt.Errorf("%s: %w", m.path("scheduler", "scheduler_config.json"), err)
 	}
-	if m.VAEParams, err = loadComponent(m.path("vae"), UNetWeightsName, func(s weights.FileSource) (*Params, error) {
+	if m.VAEParams, err = m.loadComponent(m.path("vae"), UNetWeightsName, func(s weights.FileSource) (*Params, error) {
 		return LoadParams(s, m.path("vae"), m.VAE.Specs(), vaeAlias, nil)
 	}); err != nil {
 		return nil, err
 	}
-	if m.UNetParams, err = loadComponent(m.path("unet"), UNetWeightsName, func(s weights.FileSource) (*Params, error) {
+	if m.UNetParams, err = m.loadComponent(m.path("unet"), UNetWeightsName, func(s weights.FileSource) (*Params, error) {
 		return LoadParams(s, m.path("unet"), m.UNet.Specs(), nil, nil)
 	}); err != nil {
 		return nil, err
@@ -161,7 +162,7 @@ func (m *Model) loadTower(name string) error {
 	if t.Tokenizer.Length() != config.Tokens {
 		return fmt.Errorf("%s makes prompts of %d tokens, but the text encoder in %s takes %d", m.path(folder), t.Tokenizer.Length(), m.path(name), config.Tokens)
 	}
-	t.Params, err = loadComponent(m.path(name), textWeightsName, func(s weights.FileSource) (*Params, error) {
+	t.Params, err = m.loadComponent(m.path(name), textWeightsName, func(s weights.FileSource) (*Params, error) {
 		return loadText(s, m.path(name), t.Encoder)
 	})
 	if err != nil {
@@ -208,13 +209,16 @@ func (m *Model) checkFit() error {
 	return nil
 }
 
-func loadComponent(dir, base string, load func(weights.FileSource) (*Params, error)) (*Params, error) {
+func (m *Model) loadComponent(dir, base string, load func(weights.FileSource) (*Params, error)) (*Params, error) {
 	source, err := weights.OpenComponent(dir, base)
 	if err != nil {
 		return nil, err
 	}
 	params, err := load(source)
-	return params, errors.Join(err, source.Close())
+	if err = errors.Join(err, source.Close()); err != nil {
+		return params, err
+	}
+	return params, m.Engine.Place(params.Tensors...)
 }
 
 // Free releases the model's tensors and compiled functions.

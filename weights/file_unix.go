@@ -19,3 +19,7 @@ func mapFile(f *os.File, size int) (data []byte, release func([]byte), err error
 	}
 	return data, func(data []byte) { _ = unix.Munmap(data) }, nil
 }
+
+// forgetPages lets go of mapped pages, which are read from the file again when they are needed. It is advice: an error
+// changes nothing but the memory in use.
+func forgetPages(pages []byte) { _ = unix.Madvise(pages, unix.MADV_DONTNEED) }

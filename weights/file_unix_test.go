@@ -5,6 +5,8 @@ package weights
 import (
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -37,6 +39,53 @@ func TestAFileThatShrinksIsAnErrorNotACrash(t *testing.T) {
 	}
 	if left, _ := os.ReadDir(filepath.Dir(path)); len(left) != 1 {
 		t.Errorf("%v stays behind", left)
+	}
+}
+
+// TestPagesThatWereCopiedComeBack reads tensors of odd sizes again after their pages were let go.
+func TestPagesThatWereCopiedComeBack(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "w.safetensors")
+	var tensors []*Tensor
+	want := map[string][]float32{}
+	for _, n := range []int{1, 5000, 1 << 20, 3, 70001} {
+		values := make([]float32, n)
+		for i := range values {
+			values[i] = float32(n + i)
+		}
+		name := strconv.Itoa(n)
+		want[name] = values
+		tensors = append(tensors, NewFloat32(name, []int{n}, values))
+	}
+	if err := Write(path, tensors, nil); err != nil {
+		t.Fatal(err)
+	}
+	m, err := openMapping(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	source, err := parse(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		for name, values := range want {
+			x, err := source.Tensor(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := x.Float32(); err != nil || !slices.Equal(got, values) {
+				t.Fatalf("tensor %s: other numbers, %v", name, err)
+			}
+			if b, err := x.Bytes(); err != nil || len(b) != 4*len(values) {
+				t.Fatalf("tensor %s: %d bytes, %v", name, len(b), err)
+			}
+		}
+	}
+	own := make([]byte, 1<<16)
+	own[1<<15] = 7
+	m.copied(own)
+	if own[1<<15] != 7 {
+		t.Error("memory that is not the file's was let go")
 	}
 }
 

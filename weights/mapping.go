@@ -5,6 +5,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"unsafe"
 )
 
 // mapping is a file's content. It is released when neither a source nor a tensor refers to it any more, so that a view
@@ -61,4 +62,25 @@ func (m *mapping) guard(read func() error) (err error) {
 		}
 	}()
 	return read()
+}
+
+// copied tells the system that data, which was copied elsewhere, will hardly be read again: its pages stop counting as this
+// process's memory, which would else hold a model twice while it is loaded. Reading them again brings them back.
+func (m *mapping) copied(data []byte) {
+	if m == nil || len(data) == 0 || len(data) > len(m.data) {
+		return
+	}
+	// Only what lies in the file: elsewhere it would lose its content.
+	begin := uintptr(unsafe.Pointer(&m.data[0]))
+	from := uintptr(unsafe.Pointer(&data[0]))
+	if from < begin || from-begin > uintptr(len(m.data)-len(data)) {
+		return
+	}
+	page := uintptr(os.Getpagesize())
+	offset, end := from-begin, from-begin+uintptr(len(data))
+	offset = (offset + page - 1) / page * page // a mapping begins at the beginning of a page
+	if end = end / page * page; offset < end {
+		forgetPages(m.data[offset:end])
+	}
+	runtime.KeepAlive(m)
 }

@@ -85,6 +85,7 @@ func floats[T float32 | float64](t *Tensor) ([]T, error) {
 	values := make([]T, len(t.data)/t.DType.Size())
 	err := t.file.guard(func() error {
 		decodeFloats(values, t.DType, t.data)
+		t.file.copied(t.data)
 		return nil
 	})
 	if err != nil {
@@ -99,6 +100,7 @@ func (t *Tensor) Bytes() ([]byte, error) {
 	var data []byte
 	err := t.file.guard(func() error {
 		data = slices.Clone(t.data)
+		t.file.copied(t.data)
 		return nil
 	})
 	if err != nil {
