@@ -19,8 +19,6 @@ type Architecture struct {
 	VAE  sd.VAEConfig
 	Text []sd.TextConfig
 	XL   bool
-	// Stored are the bytes of the components' files, which are mapped while they are read; 0 stands for float32.
-	StoredUNet, StoredVAE, StoredText int
 }
 
 // FromPreset is the architecture of a known model.
@@ -69,9 +67,7 @@ func ReadArchitecture(dir string) (*Architecture, error) {
 			return nil, err
 		}
 		a.Text = append(a.Text, text)
-		a.StoredText += stored(filepath.Join(dir, name))
 	}
-	a.StoredUNet, a.StoredVAE = stored(filepath.Join(dir, "unet")), stored(filepath.Join(dir, "vae"))
 	return a, a.check()
 }
 
@@ -90,18 +86,6 @@ func (a *Architecture) check() error {
 		return fmt.Errorf("%s: in_channels = %d must equal the VAE's latent_channels = %d", filepath.Join(a.Name, "unet", "config.json"), a.UNet.InChannels, a.VAE.LatentChannels)
 	}
 	return nil
-}
-
-// stored is the size of the largest set of weights in a folder that a reader would map: 0 where there are none.
-func stored(dir string) int {
-	total := 0
-	matches, _ := filepath.Glob(filepath.Join(dir, "*.safetensors")) // the pattern is well-formed
-	for _, path := range matches {
-		if info, err := os.Stat(path); err == nil {
-			total += int(info.Size())
-		}
-	}
-	return total
 }
 
 // skeleton is the model without its numbers: enough to lay out parameters with.

@@ -12,10 +12,12 @@ type heap struct {
 	wasted    int  // bytes of garbage
 	pool      pool // free arrays that were put back since the last collection
 	victim    pool // those put back before it; the next collection drops them
+	alive     int  // what the last collection left
 	limit     int  // what is allocated then begins a collection
 	goal      int  // what the heap may have grown to when that ends
 
-	trigger float64 // share of the way from what was alive to twice that at which a collection begins
+	trigger      float64 // share of the way from what was alive to the goal at which a collection begins
+	garbageShare float64 // how far the goal is beyond what was alive, as a share of it
 
 	place  int // the processor that the work is on now
 	places int // processors
@@ -46,7 +48,7 @@ func newHeap(places int, seed uint64) *heap {
 	moves := random.New(seed, "processor")
 	return &heap{
 		pool: newPool(places), victim: newPool(places), limit: minHeap, places: places, moves: moves,
-		trigger: minTrigger + (maxTrigger-minTrigger)*moves.Float64(),
+		trigger: minTrigger + (maxTrigger-minTrigger)*moves.Float64(), garbageShare: 1,
 	}
 }
 
@@ -60,7 +62,18 @@ const (
 	nodeGarbage  = 300
 )
 
-func (h *heap) taken(mapped int) int { return processBytes + mapped + h.addresses.resident() }
+func (h *heap) taken() int { return processBytes + h.addresses.resident() }
+
+// sparingShare is how much garbage engine.Sparing lets stand, as a share of what is in use.
+const sparingShare = 0.1
+
+func (h *heap) sparing(on bool) {
+	h.garbageShare = 1
+	if on {
+		h.garbageShare = sparingShare
+	}
+	h.setGoal()
+}
 
 func (h *heap) compile(p *program) {
 	kept := nodeBytes*p.nodes + p.constants()
@@ -117,10 +130,15 @@ func (h *heap) collect() {
 	}
 	h.garbage, h.wasted = h.garbage[:0], 0
 	h.victim, h.pool = h.pool, newPool(h.places)
-	alive := h.held()
-	room := max(alive, minHeap)
-	h.limit, h.goal = alive+int(h.trigger*float64(room)), alive+room
+	h.alive = h.held()
+	h.setGoal()
 	h.collections++
+}
+
+// setGoal says when the next collection is due.
+func (h *heap) setGoal() {
+	room := max(int(h.garbageShare*float64(h.alive)), minHeap)
+	h.limit, h.goal = h.alive+int(h.trigger*float64(room)), h.alive+room
 }
 
 // get takes an array from the pool, or makes one.

@@ -9,7 +9,6 @@ import (
 type machine struct {
 	*compiler
 	memory memory
-	mapped int // bytes of files that are being read
 	known  map[*program]bool
 	times  float64 // how often what comes next is done
 	work   work
@@ -31,8 +30,10 @@ type memory interface {
 	run(p *program, inputs []*tensor, donate []bool) []*tensor
 	// settled tells whether the memory is what it will be in a while, too.
 	settled() bool
-	// taken is how much is in use at present, with so many bytes of files that are being read.
-	taken(host int) int
+	// sparing says whether the collector is asked to let little garbage stand (engine.Sparing).
+	sparing(on bool)
+	// taken is how much is in use at present.
+	taken() int
 }
 
 func newMachine(c *compiler, in memory) *machine {
@@ -41,7 +42,7 @@ func newMachine(c *compiler, in memory) *machine {
 	return m
 }
 
-func (m *machine) note() { m.peak = max(m.peak, m.memory.taken(m.mapped)) }
+func (m *machine) note() { m.peak = max(m.peak, m.memory.taken()) }
 
 // run carries out a program whose inputs are those given.
 func (m *machine) run(p *program, err error, inputs []*tensor, donate []bool) ([]*tensor, error) {

@@ -33,17 +33,16 @@ type session struct {
 func newSession(m *machine, a *Architecture, resolution int, compute nn.Compute) *session {
 	s := &session{machine: m, arch: a, side: cmp.Or(resolution, a.resolution()), compute: cmp.Or(compute, nn.Float32)}
 	s.teacher = newNetwork(a).computing(s.compute)
-	s.text = s.load(a.textSpecs(), a.StoredText)
-	s.vae = s.load(sd.NewVAE(a.VAE).Specs(), a.StoredVAE)
-	s.frozen = s.load(s.teacher.specs, a.StoredUNet)
+	s.memory.sparing(true)
+	s.text = s.load(a.textSpecs())
+	s.vae = s.load(sd.NewVAE(a.VAE).Specs())
+	s.frozen = s.load(s.teacher.specs)
+	s.memory.sparing(false)
 	return s
 }
 
-// load reads the parameters of a component from its files, which are mapped meanwhile.
-func (s *session) load(specs []nn.Spec, stored int) []*tensor {
-	if stored == 0 {
-		stored = 4 * count(specs)
-	}
+// load reads the parameters of a component.
+func (s *session) load(specs []nn.Spec) []*tensor {
 	var out []*tensor
 	for i, shape := range shapesOf(specs) {
 		if specs[i].Layout != 0 {
@@ -51,9 +50,7 @@ func (s *session) load(specs []nn.Spec, stored int) []*tensor {
 		}
 		out = append(out, s.feed(shape)...)
 	}
-	s.mapped = stored
 	s.note()
-	s.mapped = 0
 	return out
 }
 
