@@ -56,10 +56,22 @@ func inspectRun(path string, _ bool) (*Found, error) {
 			r.Checkpoints = append(r.Checkpoints, e.Name())
 		}
 	}
-	for name, target := range map[string]*string{"model": &r.Model, "lora.safetensors": &r.LoRA} {
-		if _, err := os.Stat(filepath.Join(path, name)); err == nil {
-			*target = filepath.Join(path, name)
+	r.Model = existing(path, "model")
+	r.LoRA = existing(path, "lora.safetensors", "lora") // the folder is PEFT's
+	return &Found{Path: path, Kind: "run folder", Run: r}, nil
+}
+
+// existing is the path of the first of the names that there is in a folder, "" if none is.
+func existing(dir string, names ...string) string {
+	for _, name := range names {
+		if path := filepath.Join(dir, name); fileExists(path) {
+			return path
 		}
 	}
-	return &Found{Path: path, Kind: "run folder", Run: r}, nil
+	return ""
+}
+
+func fileExists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
