@@ -25,6 +25,7 @@ type Engine struct {
 	description string
 	reason      string
 	shelf       shelf
+	trouble     *trouble
 }
 
 // Open returns the engine that spec names:
@@ -138,11 +139,12 @@ func openXLAFile(path string, tf32 bool) (*Engine, error) {
 	if err := plugins.Check(path); err != nil {
 		return nil, err
 	}
-	backend, description, err := openPlugin(path, tf32)
+	t := &trouble{}
+	backend, description, err := openPlugin(path, tf32, t)
 	if err != nil {
 		return nil, err
 	}
-	return &Engine{backend: backend, kind: "xla:" + plugins.Platform(path), name: "xla:" + path, description: description}, nil
+	return &Engine{backend: backend, kind: "xla:" + plugins.Platform(path), name: "xla:" + path, description: description, trouble: t}, nil
 }
 
 // executionMode runs the operations of a graph one after the other, each on all threads, in the order that frees

@@ -2,9 +2,12 @@ package engine
 
 import (
 	"fmt"
+	"sync"
 
 	"github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
+
+	"github.com/resalign/resalign/engine/programs"
 )
 
 // Tensor is an array of numbers that lives on the engine's device; the Go engine's device is the host's memory.
@@ -16,6 +19,8 @@ type Function struct {
 	name   string
 	exec   *graph.Exec
 	key    string // of a shared function
+	label  programs.Label
+	told   sync.Once // the compiler, which inputs are given up
 }
 
 // Build writes the graph of a function: from its input nodes to its output nodes. It may panic with an error; Call
@@ -31,8 +36,10 @@ func (e *Engine) NewFunction(name string, build Build) (f *Function, err error) 
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
+	f = &Function{engine: e, name: name, exec: exec, label: programs.NewLabel(name)}
+	exec.WithName(f.label.String())
 	exec.SetMaxCache(-1) // shapes are few and chosen by the caller; a limit would turn into a late failure
-	return &Function{engine: e, name: name, exec: exec}, nil
+	return f, nil
 }
 
 // Call runs the function. Inputs stay valid.
@@ -58,6 +65,8 @@ func (f *Function) CallDonating(donate []bool, inputs ...*Tensor) (outputs []*Te
 	}
 	if f.engine.kind == "go" {
 		keepHeadroom()
+	} else if len(donate) > 0 {
+		f.told.Do(func() { f.label.Donate(donate) })
 	}
 	outputs, err = f.exec.Call(args...)
 	if err != nil {
@@ -73,6 +82,7 @@ func (f *Function) Free() {
 		return
 	}
 	f.exec.Finalize()
+	f.label.Forget()
 }
 
 // Free releases tensors at once instead of when the garbage collector finds them. Nil and freed ones are skipped.

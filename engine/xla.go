@@ -15,8 +15,8 @@ struct pjrt_head {
 	struct { size_t struct_size; void *extensions; int major, minor; } version;
 };
 
-// pjrt_version loads a plugin and asks for the version of its interface. It returns NULL, or what went wrong.
-static const char *pjrt_version(const char *path, int *major, int *minor) {
+// pjrt_table loads a plugin and asks for its table of functions. It returns NULL, or what went wrong.
+static const char *pjrt_table(const char *path, void **table, int *major, int *minor) {
 	void *library = dlopen(path, RTLD_LAZY | RTLD_LOCAL);
 	if (library == NULL) return dlerror();
 	const struct pjrt_head *(*get)(void) = (const struct pjrt_head *(*)(void))dlsym(library, "GetPjrtApi");
@@ -25,6 +25,7 @@ static const char *pjrt_version(const char *path, int *major, int *minor) {
 	if (api == NULL || api->struct_size < sizeof *api) return "its function GetPjrtApi hands out no interface";
 	*major = api->version.major;
 	*minor = api->version.minor;
+	*table = (void *)api;
 	return NULL;
 }
 */
@@ -59,7 +60,7 @@ const pjrtMajor, pjrtMinor = 0, 104
 var opening sync.Mutex
 
 // openPlugin loads a plugin that plugins.Check found in order, and opens its devices.
-func openPlugin(path string, tf32 bool) (backend compute.Backend, description string, err error) {
+func openPlugin(path string, tf32 bool, t *trouble) (backend compute.Backend, description string, err error) {
 	path, err = filepath.Abs(path)
 	if err != nil {
 		return nil, "", fmt.Errorf("XLA plugin: %w", err)
@@ -77,12 +78,16 @@ func openPlugin(path string, tf32 bool) (backend compute.Backend, description st
 	defer restore()
 	klog.LogToStderr(false) // the bindings log there what they also return as errors
 	klog.SetOutput(io.Discard)
-	major, minor, err := version(path)
+	table, major, minor, err := load(path)
 	if err != nil {
 		return nil, "", err
 	}
 	if major != pjrtMajor || minor < pjrtMinor {
 		return nil, "", fmt.Errorf("XLA plugin %s speaks version %d.%d of the PJRT interface, but %d.%d or newer is needed; install another with `resalign doctor --install-xla`", path, major, minor, pjrtMajor, pjrtMinor)
+	}
+	hook, err := watch(path, table)
+	if err != nil {
+		return nil, "", err
 	}
 	config := fmt.Sprintf("%s,tf32=%t,shared_buffers=%t", path, tf32, platform == "cpu")
 	defer catch("open XLA plugin "+path, &err)
@@ -102,6 +107,12 @@ func openPlugin(path string, tf32 bool) (backend compute.Backend, description st
 	if platform == "cuda" {
 		description += map[bool]string{false: ", TF32 off", true: ", TF32 on"}[tf32]
 	}
+	kept, err := keepPrograms(hook, path, device(opened), t)
+	if err != nil {
+		opened.Finalize()
+		return nil, "", err
+	}
+	description += kept
 	return opened, description, nil
 }
 
@@ -110,16 +121,16 @@ func device(b *xla.Backend) string {
 	return name
 }
 
-func version(path string) (major, minor int, err error) {
+func load(path string) (table unsafe.Pointer, major, minor int, err error) {
 	name := C.CString(path)
 	defer C.free(unsafe.Pointer(name))
 	var a, b C.int
 	runtime.LockOSThread() // dlerror belongs to the thread
 	defer runtime.UnlockOSThread()
-	if problem := C.pjrt_version(name, &a, &b); problem != nil {
-		return 0, 0, fmt.Errorf("XLA plugin %s cannot be loaded: %s", path, strings.TrimPrefix(C.GoString(problem), path+": "))
+	if problem := C.pjrt_table(name, &table, &a, &b); problem != nil {
+		return nil, 0, 0, fmt.Errorf("XLA plugin %s cannot be loaded: %s", path, strings.TrimPrefix(C.GoString(problem), path+": "))
 	}
-	return int(a), int(b), nil
+	return table, int(a), int(b), nil
 }
 
 // prepareEnvironment sets what plugins take from the environment only. restore takes back what is needed while opening only.

@@ -7,4 +7,4 @@ import "github.com/gomlx/compute"
 // HasXLA tells whether this program was built with the XLA engine.
 const HasXLA = false
 
-func openPlugin(string, bool) (compute.Backend, string, error) { return nil, "", errNoXLA }
+func openPlugin(string, bool, *trouble) (compute.Backend, string, error) { return nil, "", errNoXLA }

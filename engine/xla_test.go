@@ -6,12 +6,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/gomlx/gomlx/core/graph"
 
 	"github.com/resalign/resalign/engine/plugins"
+	"github.com/resalign/resalign/engine/programs"
 )
 
 // compileLibrary makes a shared library of C source.
@@ -152,5 +154,118 @@ func TestEnvironmentOfPlugins(t *testing.T) {
 	restore()
 	if _, set := os.LookupEnv("NPROC"); set {
 		t.Error("NPROC stays set")
+	}
+}
+
+// hookOf is what watches the compiler of an open engine.
+func hookOf(t *testing.T, e *Engine) *programs.Hook {
+	t.Helper()
+	opening.Lock()
+	defer opening.Unlock()
+	hook := watched[strings.TrimPrefix(e.Name(), "xla:")]
+	if hook == nil {
+		t.Fatalf("nothing watches %s", e.Name())
+	}
+	return hook
+}
+
+func TestXLAKeepsPrograms(t *testing.T) {
+	folder := filepath.Join(t.TempDir(), "programs")
+	t.Setenv(programs.Variable, folder)
+	// run opens the plugin anew, computes x², giving x up, and says what was compiled and loaded meanwhile.
+	run := func() (compiled, loaded int, trouble []string) {
+		e := openWorking(t)
+		defer e.Close()
+		if !strings.Contains(e.Description(), folder) {
+			t.Errorf("the engine does not say where it keeps programs: %s", e.Description())
+		}
+		e.OnTrouble(func(err error) { trouble = append(trouble, err.Error()) })
+		before := hookOf(t, e).Counts()
+		f, err := e.NewFunction("square", square)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Free()
+		for range 2 {
+			out, err := f.CallDonating([]bool{true}, Float32s([]float32{1, 2, -3}, 3))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := Values(out[0])
+			if err != nil || len(got) != 3 || got[0] != 1 || got[1] != 4 || got[2] != 9 {
+				t.Errorf("squares are %v (%v)", got, err)
+			}
+			Free(out...)
+		}
+		after := hookOf(t, e).Counts()
+		return after.Compiled - before.Compiled, after.Loaded - before.Loaded, trouble
+	}
+	expect := func(when string, wantCompiled, wantLoaded, wantTrouble int) {
+		t.Helper()
+		if compiled, loaded, trouble := run(); compiled != wantCompiled || loaded != wantLoaded || len(trouble) != wantTrouble {
+			t.Errorf("%s: %d compiled, %d loaded, trouble: %q; want %d, %d, %d", when, compiled, loaded, trouble, wantCompiled, wantLoaded, wantTrouble)
+		}
+	}
+	expect("first", 1, 0, 0)
+	expect("second", 0, 1, 0)
+	kept, err := filepath.Glob(filepath.Join(folder, "*.xla"))
+	if err != nil || len(kept) != 1 {
+		t.Fatalf("kept are %q, %v", kept, err)
+	}
+	whole, err := os.ReadFile(kept[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(kept[0], whole[:len(whole)/2], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	expect("damaged", 1, 0, 1)
+	expect("after the damage", 0, 1, 0)
+	// A file that is whole, but nothing the plugin knows.
+	key := strings.TrimSuffix(filepath.Base(kept[0]), ".xla")
+	if err := programs.NewStore(folder, programs.Limit).Save(key, []byte("not a program")); err != nil {
+		t.Fatal(err)
+	}
+	expect("of another plugin", 1, 0, 1)
+	t.Setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
+	expect("other flags", 1, 0, 0)
+	t.Setenv(programs.Variable, "")
+	e := openWorking(t)
+	if strings.Contains(e.Description(), "kept") {
+		t.Errorf("programs are kept though nobody asked: %s", e.Description())
+	}
+}
+
+// An output takes the memory of an input that is given up, if the program was told; one that is kept stays as it was.
+func TestXLADonates(t *testing.T) {
+	e := openWorking(t)
+	f, err := e.NewFunction("square", square)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Free()
+	first, err := f.CallDonating([]bool{true}, Float32s([]float32{1, 2, -3}, 3))
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := f.Call(first[0]) // kept, against what the program was told
+	if err != nil {
+		t.Fatal(err)
+	}
+	third, err := f.CallDonating([]bool{true}, second[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, x := range []*Tensor{first[0], third[0]} {
+		got, err := Values(x)
+		want := [][]float32{{1, 4, 9}, {1, 256, 6561}}[i]
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("values are %v, want %v (%v)", got, want, err)
+		}
+	}
+	if second[0].Ok() {
+		if _, err := f.Call(second[0]); err == nil {
+			t.Error("an input that was given up could be used again")
+		}
 	}
 }

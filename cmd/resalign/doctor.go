@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -16,6 +17,7 @@ import (
 	"github.com/resalign/resalign/ad"
 	"github.com/resalign/resalign/engine"
 	"github.com/resalign/resalign/engine/plugins"
+	"github.com/resalign/resalign/engine/programs"
 	"github.com/resalign/resalign/train"
 )
 
@@ -39,6 +41,9 @@ a Python package index and must have the SHA-256 that this program knows, or it 
 			d := diagnose()
 			if err := c.result(d, d.write); err != nil {
 				return err
+			}
+			if d.Kept != nil && d.Kept.Error != "" {
+				return errors.New(d.Kept.Error)
 			}
 			for _, e := range d.Engines {
 				if e.Error != "" {
@@ -70,7 +75,16 @@ type diagnosis struct {
 	Auto    string            `json:"auto"` // the engine that --engine auto takes
 	Because string            `json:"auto_reason"`
 	Plugins []plugins.Place   `json:"plugins"` // where XLA plugins were looked for
+	Kept    *keptPrograms     `json:"compiled_programs,omitempty"`
 	Missing []string          `json:"missing"`
+}
+
+// keptPrograms is what is kept of programs that XLA compiled in earlier runs.
+type keptPrograms struct {
+	Folder   string `json:"folder"` // empty: none are kept
+	Programs int    `json:"programs"`
+	Bytes    int64  `json:"bytes"`
+	Error    string `json:"error,omitempty"`
 }
 
 type engineDiagnosis struct {
@@ -113,6 +127,7 @@ func (d *diagnosis) lookForXLA() {
 		d.Missing = append(d.Missing, missing+"; with the Go engine a full-size model takes hours to days, so start with small pictures and few steps")
 		return
 	}
+	d.Kept = lookAtPrograms()
 	if len(found) == 0 {
 		d.Missing = append(d.Missing, "XLA plugin: none was found; install one with `resalign doctor --install-xla cpu`, or cuda13 for NVIDIA GPUs")
 	}
@@ -123,6 +138,18 @@ func (d *diagnosis) lookForXLA() {
 			d.Missing = append(d.Missing, nvidiaLibraries(folder))
 		}
 	}
+}
+
+func lookAtPrograms() *keptPrograms {
+	k := &keptPrograms{}
+	var err error
+	if k.Folder, err = programs.Folder(); err == nil && k.Folder != "" {
+		k.Programs, k.Bytes, err = programs.NewStore(k.Folder, programs.Limit).Size()
+	}
+	if err != nil {
+		k.Error = err.Error()
+	}
+	return k
 }
 
 // tryAuto finds out which engine auto takes, and why.
@@ -255,6 +282,15 @@ func (d diagnosis) write(w io.Writer) {
 			found = strings.Join(p.Found, ", ")
 		}
 		fmt.Fprintf(w, "plugins   %s, %s: %s\n", p.What, p.Path, found)
+	}
+	switch k := d.Kept; {
+	case k == nil:
+	case k.Error != "":
+		fmt.Fprintf(w, "programs  DO NOT WORK: %s\n", k.Error)
+	case k.Folder == "":
+		fmt.Fprintf(w, "programs  compiled ones are not kept between runs; name a folder for them in %s\n", programs.Variable)
+	default:
+		fmt.Fprintf(w, "programs  compiled ones are kept in %s: %d, %s\n", k.Folder, k.Programs, train.FormatBytes(k.Bytes))
 	}
 	for _, m := range d.Missing {
 		fmt.Fprintf(w, "missing   %s\n", m)

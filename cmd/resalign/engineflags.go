@@ -44,6 +44,7 @@ func (f *engineFlags) open(cmd *cobra.Command) (e *engine.Engine, close func(), 
 	if engine.HasXLA && f.spec != "go" {
 		fmt.Fprintln(cmd.ErrOrStderr(), printable(fmt.Sprintf("engine: %s (%s)", e.Description(), e.Reason())))
 	}
+	e.OnTrouble(func(err error) { fmt.Fprintln(cmd.ErrOrStderr(), printable("engine: "+err.Error())) })
 	return e, func() {
 		e.Close()
 		runtime.GOMAXPROCS(before)

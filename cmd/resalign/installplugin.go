@@ -3,12 +3,14 @@ package main
 import (
 	"fmt"
 	"io"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/resalign/resalign/engine"
 	"github.com/resalign/resalign/engine/plugins"
+	"github.com/resalign/resalign/engine/programs"
 	"github.com/resalign/resalign/train"
 )
 
@@ -40,6 +42,12 @@ func installPlugin(cmd *cobra.Command, c *console, kind, from, index string) err
 	if err != nil {
 		return err
 	}
+	if result.Programs, err = programs.UserFolder(); err == nil {
+		err = os.MkdirAll(result.Programs, 0o700)
+	}
+	if err != nil {
+		return fmt.Errorf("the plugin is installed, but there is no folder for compiled programs: %w", err)
+	}
 	if !engine.HasXLA {
 		result.Missing = append(result.Missing, "XLA: this program was built without it and cannot use the plugin; build one that can with `make xla`")
 	}
@@ -48,6 +56,7 @@ func installPlugin(cmd *cobra.Command, c *console, kind, from, index string) err
 	}
 	return c.result(result, func(w io.Writer) {
 		fmt.Fprintf(w, "installed %s\n", result.Installed)
+		fmt.Fprintf(w, "compiled programs will be kept in %s; remove the folder to have none kept\n", result.Programs)
 		for _, m := range result.Missing {
 			fmt.Fprintf(w, "missing   %s\n", m)
 		}
@@ -57,6 +66,7 @@ func installPlugin(cmd *cobra.Command, c *console, kind, from, index string) err
 // installation is the result of doctor --install-xla.
 type installation struct {
 	Installed string   `json:"installed"`
+	Programs  string   `json:"programs"`          // the folder in which compiled programs are kept
 	Missing   []string `json:"missing,omitempty"` // what is still needed to use it
 }
 
