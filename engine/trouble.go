@@ -8,15 +8,6 @@ type trouble struct {
 	listen func(error)
 }
 
-func (t *trouble) tell(err error) {
-	t.mu.Lock()
-	listen := t.listen
-	t.mu.Unlock()
-	if listen != nil {
-		listen(err)
-	}
-}
-
 // OnTrouble has listen told of what goes wrong without stopping anything: a compiled program that cannot be kept or read
 // back, and is compiled instead. It may be called from several goroutines.
 func (e *Engine) OnTrouble(listen func(error)) {

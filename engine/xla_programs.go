@@ -50,6 +50,15 @@ func keepPrograms(hook *programs.Hook, path, device string, t *trouble) (descrip
 	return ", compiled programs kept in " + folder, nil
 }
 
+func (t *trouble) tell(err error) {
+	t.mu.Lock()
+	listen := t.listen
+	t.mu.Unlock()
+	if listen != nil {
+		listen(err)
+	}
+}
+
 // identity is what compiled programs depend on beside themselves: plugin, device, processor, threads and flags.
 func identity(path, device string) ([]byte, error) {
 	f, err := os.Open(path)
