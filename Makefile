@@ -18,9 +18,13 @@ build: ## build bin/resalign
 xla: ## build bin/resalign with the XLA engine; needs a C compiler
 	CGO_ENABLED=1 go build -tags xla -trimpath -buildvcs=false -ldflags '-X main.version=$(VERSION)' -o $(BIN) ./cmd/resalign
 
-# XLA compiles long and computes briefly here, so it is told to compile in a hurry.
+# XLA compiles long and computes briefly here, so it is told to compile in a hurry. Of the packages denoise and unlearn the
+# tests of what the method rests on are run: second derivatives, hypergradients, and a run that is stopped and goes on.
+XLA_TESTS := CGO_ENABLED=1 XLA_FLAGS="--xla_backend_optimization_level=0 $(XLA_FLAGS)" RESALIGN_TEST_ENGINE="xla:$(RESALIGN_XLA_PLUGIN)" go test -tags xla
+
 test-xla: xla ## run the tests of engine, derivatives and method on the XLA plugin that RESALIGN_XLA_PLUGIN names
-	CGO_ENABLED=1 XLA_FLAGS="--xla_backend_optimization_level=0 $(XLA_FLAGS)" RESALIGN_TEST_ENGINE="xla:$(RESALIGN_XLA_PLUGIN)" go test -tags xla ./engine/... ./ad ./nn
+	$(XLA_TESTS) ./engine/... ./ad ./nn ./svd ./hypergrad
+	$(XLA_TESTS) -run 'Hypergradient|CrossProduct|GaussNewton|Unrolled|Metric|FinishThenResume|JobInterrupted' ./denoise ./unlearn ./finetune
 	XLA_FLAGS="--xla_backend_optimization_level=0 $(XLA_FLAGS)" $(BIN) verify --engine "xla:$(RESALIGN_XLA_PLUGIN)" --reference testdata/golden
 
 check-xla: ## run vet and staticcheck on the code that only builds with XLA

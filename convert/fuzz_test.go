@@ -21,6 +21,7 @@ func FuzzNames(f *testing.F) {
 	f.Add("cond_stage_model.transformer.encoder.layers.0.x\ncond_stage_model.transformer.text_model.encoder.layers.0.x", uint8(1))
 	f.Add("conv_in.weight\nencoder.mid_block.attentions.0.query\nencoder.mid_block.attentions.0.to_q", uint8(2))
 	f.Add("conditioner.embedders.1.model.text_projection\nconditioner.\nmodel_ema.diffusion_model", uint8(3))
+	f.Add("betas", uint8('t')) // nothing that a model needs
 	f.Fuzz(func(t *testing.T, names string, settings uint8) {
 		var list []*weights.Tensor
 		for _, name := range strings.Split(names, "\n") {

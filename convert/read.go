@@ -6,7 +6,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/resalign/resalign/diffusion"
 	"github.com/resalign/resalign/weights"
@@ -127,9 +129,27 @@ func recognize(names []string) (Kind, error) {
 	case adapter > 0:
 		return "", errors.New("is an adapter (LoRA), not a model; give it to `resalign generate --lora`")
 	}
-	few := names[:min(len(names), 3)]
+	if len(names) == 0 {
+		return "", errors.New("holds no tensors; export it again, or name another file")
+	}
 	return "", fmt.Errorf("holds neither a Stable Diffusion model under its original names (model.diffusion_model.…) nor a UNet under diffusers' "+
-		"names (conv_in.weight, down_blocks.…); its tensors are called like %s", strings.Join(few, ", "))
+		"names (conv_in.weight, down_blocks.…); its tensors are called like %s", strings.Join(printable(names[:min(len(names), 3)]), ", "))
+}
+
+// printable are names in a message. Those that are not one line of text are quoted, and long ones cut.
+func printable(names []string) []string {
+	const longest = 200
+	out := make([]string, len(names))
+	for i, name := range names {
+		if len(name) > longest {
+			name = strings.ToValidUTF8(name[:longest], "") + "…"
+		}
+		if strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }) {
+			name = strconv.Quote(name)
+		}
+		out[i] = name
+	}
+	return out
 }
 
 // readFolder reads a diffusers directory, without the components in but.
@@ -191,7 +211,7 @@ func (p *mismatch) err(where, what string) error {
 	}{{"missing", p.missing}, {"not part of this model", p.unknown}, {"of the wrong shape", p.wrong}, {"there under two names", p.twice}} {
 		if len(part.names) > 0 {
 			slices.Sort(part.names)
-			parts = append(parts, fmt.Sprintf("%d tensors %s: %s", len(part.names), part.what, strings.Join(part.names, ", ")))
+			parts = append(parts, fmt.Sprintf("%d tensors %s: %s", len(part.names), part.what, strings.Join(printable(part.names), ", ")))
 		}
 	}
 	if len(parts) == 0 {

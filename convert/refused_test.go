@@ -116,6 +116,22 @@ func TestBadFiles(t *testing.T) {
 	}
 	out := filepath.Join(dir, "out")
 	base := Options{Base: models["sd2"]}
+	// Nothing of a model, and yet nothing that is not part of one.
+	scale := filepath.Join(dir, "scale.safetensors")
+	if err := weights.Write(scale, []*weights.Tensor{small().Renamed("cond_stage_model.logit_scale")}, nil); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, scale, out, base, "scale.safetensors holds no weights of a model")
+	none := filepath.Join(dir, "none.safetensors")
+	if err := weights.Write(none, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, none, out, base, "none.safetensors holds no tensors")
+	escape := filepath.Join(dir, "escape.safetensors")
+	if err := weights.Write(escape, []*weights.Tensor{small(1).Renamed("a\x1b[2J\nresalign: all is well")}, nil); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, escape, out, base, `called like "a\x1b[2J\nresalign: all is well"`)
 	refused(t, write("cut.safetensors", data[:len(data)-1]), out, base, "cut.safetensors")
 	refused(t, write("empty.ckpt", nil), out, base, "empty.ckpt")
 	refused(t, write("text.ckpt", []byte("not weights")), out, base, "text.ckpt")

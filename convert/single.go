@@ -109,8 +109,11 @@ func (m *model) takeSingle(f *single, fit string, o Options, p *mismatch) error 
 	if err := p.err(f.path, fit); err != nil {
 		return err
 	}
-	if len(absent) == 0 {
+	switch len(absent) {
+	case 0:
 		return nil
+	case len(m.arch.components):
+		return fmt.Errorf("%s holds no weights of a model, but only what a model does without; name another file", f.path)
 	}
 	m.result.note("%s is not in the file and comes from %s", strings.Join(absent, ", "), o.Base)
 	var present []string

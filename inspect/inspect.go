@@ -157,6 +157,9 @@ func inspectFile(path string, tensors bool) (_ *Found, err error) {
 		return found, nil
 	}
 	adapter, err := weights.ReadLoRA(path) // not from the source: a configuration may lie beside the file
+	if err != nil && isPlainAdapter(source.Names()) {
+		return nil, err
+	}
 	if err != nil {
 		found.Notes = append(found.Notes, "looks like an adapter that cannot be used here: "+strings.TrimPrefix(err.Error(), path+": "))
 		return found, nil
@@ -169,6 +172,18 @@ func inspectFile(path string, tensors bool) (_ *Found, err error) {
 // looksLikeAdapter tells the tensors of adapters, also of kinds that cannot be used, by their names.
 func looksLikeAdapter(name string) bool {
 	return slices.ContainsFunc([]string{"lora", ".hada_", ".lokr_", ".dora_scale"}, func(part string) bool { return strings.Contains(name, part) })
+}
+
+// isPlainAdapter tells by names whether a file holds nothing but the factors of a LoRA adapter. Then what is wrong with it
+// is a fault of the file; other kinds of adapters, and files that hold more, only cannot be used.
+func isPlainAdapter(names []string) bool {
+	for _, name := range names {
+		if !strings.Contains(name, "lora") || strings.Contains(name, "lora_magnitude_vector") || strings.Contains(name, ".hada_") ||
+			strings.Contains(name, ".lokr_") || strings.Contains(name, ".dora_scale") {
+			return false
+		}
+	}
+	return true
 }
 
 // inspectComponent looks at the folder of one component of a pipeline.

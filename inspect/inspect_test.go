@@ -73,14 +73,43 @@ func TestModelThatCannotBeUsedIsNoted(t *testing.T) {
 }
 
 func TestAdapterOfAnUnknownForm(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "lora.safetensors")
-	tensors := []*weights.Tensor{weights.NewFloat32("to_q.lora_A.weight", []int{2, 3}, make([]float32, 6))} // and no lora_B
-	if err := weights.Write(path, tensors, nil); err != nil {
+	const module = "lora_unet_mid_block_attentions_0_proj_in."
+	path := filepath.Join(t.TempDir(), "loha.safetensors")
+	if err := weights.Write(path, zeros(map[string][]int{module + "hada_w1_a": {3, 2}, module + "hada_w1_b": {2, 3}}), nil); err != nil {
 		t.Fatal(err)
 	}
 	found, err := Path(path, true)
-	if err != nil || found.LoRA != nil || len(found.Notes) != 1 || len(found.Weights.List) != 1 {
-		t.Errorf("half an adapter is %+v: %v", found, err)
+	if err != nil || found.LoRA != nil || len(found.Notes) != 1 || !strings.Contains(found.Notes[0], "LoHa") || len(found.Weights.List) != 2 {
+		t.Errorf("an adapter of another kind is %+v: %v", found, err)
+	}
+}
+
+func zeros(shapes map[string][]int) []*weights.Tensor {
+	var tensors []*weights.Tensor
+	for name, shape := range shapes {
+		n := 1
+		for _, dim := range shape {
+			n *= dim
+		}
+		tensors = append(tensors, weights.NewFloat32(name, shape, make([]float32, n)))
+	}
+	return tensors
+}
+
+// A LoRA adapter whose factors do not go together is a broken file.
+func TestBrokenAdapters(t *testing.T) {
+	const module = "unet.mid_block.attentions.0.proj_in."
+	for part, shapes := range map[string]map[string][]int{
+		"have no counterpart": {module + "lora_A.weight": {2, 3}},
+		"is [3 4] instead of": {module + "lora_A.weight": {2, 3}, module + "lora_B.weight": {3, 4}},
+		"do not fit rank 0":   {module + "lora_A.weight": {0, 3}, module + "lora_B.weight": {3, 0}},
+	} {
+		path := filepath.Join(t.TempDir(), "lora.safetensors")
+		if err := weights.Write(path, zeros(shapes), nil); err != nil {
+			t.Fatal(err)
+		}
+		refuse(t, path, part)
+		refuse(t, path, path)
 	}
 }
 

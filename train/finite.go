@@ -13,7 +13,7 @@ type ErrNonFinite struct {
 }
 
 func (e *ErrNonFinite) Error() string {
-	return fmt.Sprintf("%s is %v at step %d; nothing was updated in this step, lower the learning rate or resume from an earlier checkpoint",
+	return fmt.Sprintf("%s is %v at step %d; nothing was updated in this step; start a new run with a lower learning rate, or check the model's weights",
 		e.What, e.Value, e.Step)
 }
 

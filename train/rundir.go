@@ -177,14 +177,42 @@ func IsRun(path string) bool {
 // ResumeRun opens the run folder at path to continue it. recipe must have the bytes that the run was created with; nil
 // takes the stored one, see Recipe. A finished run can be opened as well, see Info.
 func ResumeRun(path string, recipe []byte, session Session) (*RunDir, error) {
-	return resumeRun(disk{}, path, recipe, session)
+	return resumeRun(disk{}, path, sameBytes(recipe), session)
 }
 
-func resumeRun(files fileSystem, path string, recipe []byte, session Session) (run *RunDir, err error) {
-	if there, err := exists(filepath.Join(path, runFile)); err != nil {
-		return nil, fmt.Errorf("cannot resume %s: %w", path, err)
-	} else if !there {
-		return nil, fmt.Errorf("cannot resume %s: it holds no run (%s is missing); start a new run or name another folder", path, runFile)
+// ResumeRunIf is [ResumeRun] for recipes that may be written in several ways: same gets the stored one and returns an
+// error that says how the recipe at hand differs from it, or nil to continue the run. The stored one stays as it is.
+func ResumeRunIf(path string, same func(stored []byte) error, session Session) (*RunDir, error) {
+	return resumeRun(disk{}, path, same, session)
+}
+
+// CheckCreate returns the error, if any, with which [CreateRun] would refuse the folder, and changes nothing: to be asked
+// before work that takes long.
+func CheckCreate(path string, recipe []byte) error { return refuseOccupied(path, recipe) }
+
+// CheckResume returns what run.json holds, or the error with which [ResumeRunIf] would refuse the folder but for its lock,
+// and changes nothing.
+func CheckResume(path string, same func(stored []byte) error) (RunInfo, error) {
+	if err := mustBeRun(path); err != nil {
+		return RunInfo{}, err
+	}
+	_, info, err := readRun(path, same)
+	return info, err
+}
+
+// sameBytes accepts a stored recipe of exactly these bytes, or for nil any.
+func sameBytes(recipe []byte) func(stored []byte) error {
+	return func(stored []byte) error {
+		if recipe != nil && !bytes.Equal(recipe, stored) {
+			return fmt.Errorf("line %d differs from its %s", firstDifference(recipe, stored), recipeFile)
+		}
+		return nil
+	}
+}
+
+func resumeRun(files fileSystem, path string, same func(stored []byte) error, session Session) (run *RunDir, err error) {
+	if err := mustBeRun(path); err != nil {
+		return nil, err
 	}
 	lock, err := lockRun(path)
 	if err != nil {
@@ -195,17 +223,9 @@ func resumeRun(files fileSystem, path string, recipe []byte, session Session) (r
 			err = errors.Join(err, lock.Close())
 		}
 	}()
-	stored, err := readSmall(filepath.Join(path, recipeFile), maxRunFileBytes)
+	stored, info, err := readRun(path, same)
 	if err != nil {
-		return nil, fmt.Errorf("cannot resume %s: %w", path, err)
-	}
-	if recipe != nil && !bytes.Equal(recipe, stored) {
-		return nil, fmt.Errorf("cannot resume %s with another recipe: line %d differs from its %s; restore the recipe or start a new run",
-			path, firstDifference(recipe, stored), recipeFile)
-	}
-	info, err := readInfo(path)
-	if err != nil {
-		return nil, fmt.Errorf("cannot resume %s: %w", path, err)
+		return nil, err
 	}
 	run = &RunDir{path: path, recipe: stored, info: info, lock: lock, files: files}
 	run.addSession(session)
@@ -213,6 +233,32 @@ func resumeRun(files fileSystem, path string, recipe []byte, session Session) (r
 		return nil, fmt.Errorf("cannot resume %s: %w", path, err)
 	}
 	return run, nil
+}
+
+// mustBeRun returns an error unless there is a run at path.
+func mustBeRun(path string) error {
+	if there, err := exists(filepath.Join(path, runFile)); err != nil {
+		return fmt.Errorf("cannot resume %s: %w", path, err)
+	} else if !there {
+		return fmt.Errorf("cannot resume %s: it holds no run (%s is missing); start a new run or name another folder", path, runFile)
+	}
+	return nil
+}
+
+// readRun reads what the folder of a run says about it, if its recipe is the same.
+func readRun(path string, same func(stored []byte) error) (stored []byte, info RunInfo, err error) {
+	stored, err = readSmall(filepath.Join(path, recipeFile), maxRunFileBytes)
+	if err != nil {
+		return nil, info, fmt.Errorf("cannot resume %s: %w", path, err)
+	}
+	if err := same(stored); err != nil {
+		return nil, info, fmt.Errorf("cannot resume %s with another recipe: %w; restore the recipe or start a new run", path, err)
+	}
+	info, err = readInfo(path)
+	if err != nil {
+		return nil, info, fmt.Errorf("cannot resume %s: %w", path, err)
+	}
+	return stored, info, nil
 }
 
 // firstDifference returns the number of the first line that differs.

@@ -47,10 +47,13 @@ type Result struct {
 const modelFolder = "model"
 
 // Run unlearns as the recipe says: it makes the run's folder (or continues it), trains, and writes the model. A run that
-// was asked to finish early returns train.ErrInterrupted.
+// was asked to finish early returns train.ErrInterrupted; a finished one that is resumed only tells again where its work is.
 func Run(ctx context.Context, e *engine.Engine, r Recipe, h Hooks) (_ *Result, err error) {
 	if problems := r.Validate(); len(problems) > 0 {
 		return nil, &recipe.Error{Name: "recipe", Problems: problems}
+	}
+	if done, err := r.checkFolder(h); done != nil || err != nil {
+		return done, err
 	}
 	m, err := sd.Load(e, r.Model)
 	if err != nil {
@@ -99,17 +102,49 @@ func Run(ctx context.Context, e *engine.Engine, r Recipe, h Hooks) (_ *Result, e
 // cacheMemory bounds what encoded pictures and prompts may take in memory, beside the folder.
 const cacheMemory = 2 << 30
 
-// openRun makes the run's folder or, to resume, opens it.
-func openRun(e *engine.Engine, r Recipe, h Hooks) (*train.RunDir, error) {
-	encoded, err := recipe.Encode(r)
-	if err != nil {
+// checkFolder finds out what openRun would refuse, before anything is loaded, and returns the result of a run that is
+// finished already.
+func (r Recipe) checkFolder(h Hooks) (done *Result, err error) {
+	if !h.Resume {
+		encoded, err := recipe.Encode(r)
+		if err != nil {
+			return nil, err
+		}
+		return nil, train.CheckCreate(r.Out, encoded)
+	}
+	info, err := train.CheckResume(r.Out, r.same)
+	if err != nil || info.Finished == nil {
 		return nil, err
 	}
+	done = &Result{Model: filepath.Join(r.Out, modelFolder), Steps: r.TotalSteps()}
+	if _, err := os.Stat(filepath.Join(done.Model, "model_index.json")); err != nil {
+		return nil, nil // it was removed, and is written again
+	}
+	if path := finetune.AdapterPath(r.Out, r.LoRAFormat); r.Trainable.Parameters == "lora" {
+		if _, err := os.Stat(path); err == nil {
+			done.LoRA = path
+		}
+	}
+	return done, nil
+}
+
+// same tells how a stored recipe differs. A run that an earlier version began, whose recipe lacks keys that are at their
+// defaults here, is the same run.
+func (r Recipe) same(stored []byte) error {
+	return recipe.Same("its recipe.toml", stored, Defaults(), r)
+}
+
+// openRun makes the run's folder or, to resume, opens it.
+func openRun(e *engine.Engine, r Recipe, h Hooks) (*train.RunDir, error) {
 	session := train.Session{
 		Program: h.Program, Engine: e.Description(), Command: h.Command, Seeds: map[string]uint64{"seed": r.Seed},
 	}
 	if h.Resume {
-		return train.ResumeRun(r.Out, encoded, session)
+		return train.ResumeRunIf(r.Out, r.same, session)
+	}
+	encoded, err := recipe.Encode(r)
+	if err != nil {
+		return nil, err
 	}
 	return train.CreateRun(r.Out, encoded, session)
 }
@@ -117,27 +152,16 @@ func openRun(e *engine.Engine, r Recipe, h Hooks) (*train.RunDir, error) {
 // prepareData reads and encodes every set of pictures that the run draws from.
 func (t *trainer) prepareData(ctx context.Context, h Hooks) error {
 	r := t.recipe
-	needed := map[string]bool{}
-	for _, name := range r.needs() {
-		needed[name] = true
-	}
-	if r.simulates() {
-		for _, s := range r.Simulations {
-			needed[s.Data] = true
-			if s.Prior != "" {
-				needed[s.Prior] = true
-			}
-		}
-	}
+	needed := r.Sets()
 	sets := map[string]*denoise.Dataset{}
 	total := 0
-	for _, name := range slices.Sorted(maps.Keys(needed)) {
+	for _, name := range needed {
 		mixture, err := r.mixture(name)
 		if err != nil {
 			return fmt.Errorf("recipe: data.%s: %w", name, err)
 		}
 		for view, options := range t.viewsOf(name) {
-			options.Flip = r.Data[name].Flip
+			options.Flip, options.VAETile = r.Data[name].Flip, r.Memory.VAETileSize
 			warn := h.Warn
 			if view != name {
 				warn = nil // what there is to say of the pictures is said once
@@ -150,7 +174,7 @@ func (t *trainer) prepareData(ctx context.Context, h Hooks) error {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(r.Data)) {
-		if !needed[name] {
+		if !slices.Contains(needed, name) {
 			h.warn(fmt.Sprintf("recipe: data.%s is not used by method %s and was not read", name, r.Method))
 		}
 	}

@@ -214,6 +214,9 @@ func (d *diagnosing) recipes(o *diag.Options) (from unlearn.Recipe, err error) {
 			return from, usageError{fmt.Errorf("--run %s: it holds no run; name a folder that `resalign unlearn` made", dir)}
 		}
 		if err := recipe.Decode(path, &r); err != nil {
+			if _, tuned := finetune.ReadJob(dir); tuned == nil {
+				return from, usageError{fmt.Errorf("--run %s: it holds a fine-tuning; name a folder that `resalign unlearn` made", dir)}
+			}
 			return from, err
 		}
 		if i == 0 {

@@ -9,7 +9,9 @@ import (
 	"github.com/spf13/cobra"
 
 	diag "github.com/resalign/resalign/diagnose"
+	"github.com/resalign/resalign/finetune"
 	"github.com/resalign/resalign/recipe"
+	"github.com/resalign/resalign/train"
 	"github.com/resalign/resalign/unlearn"
 )
 
@@ -71,6 +73,23 @@ func TestDiagnoseErrors(t *testing.T) {
 	} {
 		fail(t, c.code, c.args, c.parts...)
 	}
+}
+
+func TestDiagnoseOfAFineTuning(t *testing.T) {
+	dir, j := filepath.Join(t.TempDir(), "tuned"), finetune.DefaultJob(finetune.LoRA)
+	j.Model, j.Data = tinyModel, examples+"/people"
+	text, err := recipe.Encode(j)
+	if err != nil {
+		t.Fatal(err)
+	}
+	made, err := train.CreateRun(dir, text, train.Session{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := made.Close(); err != nil {
+		t.Fatal(err)
+	}
+	fail(t, exitUsage, []string{"diagnose", "--run", dir, "--out", dir + "-out"}, dir, "it holds a fine-tuning", "resalign unlearn")
 }
 
 // recipeRun writes the folder of a run as far as a diagnosis looks at it.

@@ -64,10 +64,15 @@ does for recipes.`,
 		if !planOnly && (on.preset != "" || on.memory != "") {
 			return misuse(cmd, "--preset and --memory go with --plan")
 		}
-		if !planOnly || resume {
-			if err := needFlags(cmd, "out"); err != nil {
-				return err
-			}
+		needed := []string{"model", "data", "out"}
+		switch {
+		case resume:
+			needed = []string{"out"}
+		case planOnly:
+			needed = nil // see below: a preset may name the model
+		}
+		if err := needFlags(cmd, needed...); err != nil {
+			return err
 		}
 		j := finetune.DefaultJob(typed.Method)
 		if resume {

@@ -69,6 +69,7 @@ func bindTuning(f *pflag.FlagSet, c *finetune.Config) {
 	f.BoolVar(&c.Flip, "flip", c.Flip, "mirror half of the pictures")
 	f.IntVar(&c.Resolution, "resolution", c.Resolution, "side of the training pictures in pixels; 0: the model's own")
 	f.BoolVar(&c.GradientCheckpointing, "gradient-checkpointing", c.GradientCheckpointing, "keep less in memory for gradients and compute it twice")
+	f.IntVar(&c.VAETileSize, "vae-tile-size", c.VAETileSize, "encode larger pictures by overlapping tiles of this side in pixels, which bounds memory and changes latents a little; 0: whole")
 }
 
 // copyChanged applies the flags that were given to other settings.

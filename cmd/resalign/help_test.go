@@ -149,7 +149,13 @@ func TestUsageErrors(t *testing.T) {
 		{picture("--prompt", "a", "--images", "0"), []string{"--images 0"}},
 		{picture("--prompt", "a", "--shard", "2/2"), []string{`--shard "2/2"`}},
 		{picture("--prompt", "a", "--threads", "-1"), []string{"--threads -1"}},
-		{[]string{"finetune", "--model", tinyModel}, []string{"--out must be given"}},
+		{[]string{"finetune", "--model", tinyModel}, []string{"--data and --out must be given"}},
+		{[]string{"lora", "convrt"}, []string{`no command "lora convrt"`, "did you mean convert?", "lora --help"}},
+		{[]string{"model", "old"}, []string{`no command "model old"`}},
+		{[]string{"runs", "comapre", "a"}, []string{`"a" is one argument too many`, "did you mean compare?"}},
+		{[]string{"lora", "convert", "a", "b"}, []string{"--to must be given"}},
+		{[]string{"lora", "merge", "--model", tinyModel, "--lora", "a", "--out", out, "--strength", "nan"}, []string{"--strength NaN"}},
+		{[]string{"unlearn", "a.toml", "--lora-format", "ckpt"}, []string{`--lora-format "ckpt" is not known`}},
 		{[]string{"finetune", "--model", tinyModel, "--out", out}, []string{"--data must be given"}},
 		{tune("--method", "lokr"), []string{`"lokr" is not known`, "dreambooth"}},
 		{tune("--batch-size", "0"), []string{"--batch-size: 0", "at least 1"}},
@@ -171,6 +177,17 @@ func TestUsageErrors(t *testing.T) {
 	}
 	if _, err := os.Stat(out); err == nil {
 		t.Error("a command that was refused made its folder")
+	}
+}
+
+// What a message quotes of a name cannot drive the terminal.
+func TestErrorsArePrintable(t *testing.T) {
+	var out, errOut strings.Builder
+	if code := run(t.Context(), []string{"inspect", "no\x1b[2Jwhere"}, &out, &errOut); code != exitFailed {
+		t.Errorf("exit code %d", code)
+	}
+	if text := errOut.String(); text != "resalign: no [2Jwhere does not exist; check its name\n" {
+		t.Errorf("%q", text)
 	}
 }
 

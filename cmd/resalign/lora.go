@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"math"
 	"os"
 	"slices"
 
@@ -22,7 +23,7 @@ func newLoRA() *cobra.Command {
 		Long: `LoRA adapters are read in the naming of diffusers, PEFT and kohya, for the UNet and the text encoders, for linear layers
 and convolutions. The format of a file is found by its names.`,
 		Example: "  resalign lora convert lora.safetensors kohya.safetensors --to kohya\n  resalign lora merge --model sd14 --lora lora.safetensors --out merged --json",
-		Args:    noArguments,
+		Args:    commandsOnly,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newLoRAConvert(), newLoRAMerge())
@@ -61,6 +62,9 @@ read without it: they write dots as underscores, and only the model tells which 
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := needFlags(cmd, "to"); err != nil {
+				return err
+			}
 			in, out, dialect := args[0], args[1], weights.LoRADialect(to)
 			if !slices.Contains([]weights.LoRADialect{weights.DiffusersLoRA, weights.PEFTLoRA, weights.KohyaLoRA}, dialect) {
 				return misuse(cmd, "--to is %q; use diffusers, peft or kohya", to)
@@ -137,6 +141,9 @@ changes, in the UNet and in the text encoders. Weights keep their data types; ev
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := needFlags(cmd, "model", "lora", "out"); err != nil {
 				return err
+			}
+			if math.IsNaN(strength) || math.IsInf(strength, 0) {
+				return misuse(cmd, "--strength %v must be a finite number, such as 1", strength)
 			}
 			adapter, err := weights.ReadLoRA(lora)
 			if err != nil {

@@ -92,7 +92,7 @@ func TestLoRARefusals(t *testing.T) {
 		want string
 	}{
 		{exitUsage, []string{"lora", "convert", kohya, out, "--to", "diffusers"}, "give --model"},
-		{exitUsage, []string{"lora", "convert", kohya, out}, "diffusers, peft or kohya"},
+		{exitUsage, []string{"lora", "convert", kohya, out, "--to", "ckpt"}, "diffusers, peft or kohya"},
 		{exitUsage, []string{"lora", "convert", kohya, "--to", "peft"}, "two paths"},
 		{exitUsage, []string{"lora", "merge", "--lora", kohya}, "--model and --out"},
 		{exitUsage, []string{"lora", "melt"}, "melt"},
@@ -100,7 +100,7 @@ func TestLoRARefusals(t *testing.T) {
 		{exitFailed, []string{"lora", "convert", out, out, "--to", "kohya"}, "check the path"},
 		{exitFailed, []string{"lora", "convert", kohya, out, "--to", "diffusers", "--model", sd1Model}, "second text encoder"},
 		{exitFailed, []string{"lora", "merge", "--model", sdxlModel, "--lora", diffusers, "--out", out}, "width 16"},
-		{exitFailed, []string{"lora", "merge", "--model", sd1Model, "--lora", diffusers, "--strength", "NaN", "--out", out}, "strength is NaN"},
+		{exitUsage, []string{"lora", "merge", "--model", sd1Model, "--lora", diffusers, "--strength", "NaN", "--out", out}, "--strength NaN"},
 		{exitFailed, []string{"lora", "merge", "--model", adapterFolder, "--lora", diffusers, "--out", out}, "model_index.json"},
 	} {
 		fail(t, c.code, c.args, c.want)

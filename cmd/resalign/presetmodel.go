@@ -16,7 +16,7 @@ func newModel() *cobra.Command {
 		Short:   "Make models of known architectures",
 		Long:    `Model makes models from scratch: architectures of known models with random weights, for tests, measurements and training.`,
 		Example: "  resalign model new --preset tiny --out tiny-model",
-		Args:    noArguments,
+		Args:    commandsOnly,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	addConsole(model, &console{})

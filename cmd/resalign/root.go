@@ -39,7 +39,7 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) (code int) {
 	root.SetErr(errOut)
 	err := root.ExecuteContext(ctx)
 	if err != nil {
-		fmt.Fprintf(errOut, "resalign: %v\n", err)
+		fmt.Fprintf(errOut, "resalign: %s\n", printableLines(err.Error()))
 	}
 	return exitCode(err)
 }
@@ -84,24 +84,31 @@ pictures. Paths are relative to the working directory, those in recipes too.`,
 		SilenceUsage:  true,
 		Version:       programVersion(),
 	}
-	root.Args = func(cmd *cobra.Command, args []string) error {
-		if len(args) == 0 {
-			return nil
-		}
-		hint := ""
-		if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-			hint = fmt.Sprintf("; did you mean %s?", strings.Join(near, " or "))
-		}
-		return misuse(cmd, "there is no command %q%s", args[0], hint)
-	}
+	root.Args = commandsOnly
 	root.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 	root.SetVersionTemplate("resalign {{.Version}}\n")
-	root.SuggestionsMinimumDistance = 2
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return misuse(cmd, "%w", err) })
 	root.AddCommand(
 		newUnlearn(), newFinetune(), newGenerate(), newScore(), newVerify(), newInspect(), newDownload(), newConvert(), newLoRA(), newDoctor(), newInit(), newBench(), newPlan(), newModel(), newMini(), newDemo(), newStudy(), newCompare(), newAudit(), newDiagnose(), newRuns(), newServe(), newVersion(),
 	)
 	return root
+}
+
+// commandsOnly is the check for commands that only hold others: what is left to them is no command.
+func commandsOnly(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	return misuse(cmd, "there is no command %q%s", strings.TrimPrefix(cmd.CommandPath()+" "+args[0], cmd.Root().Name()+" "), suggestion(cmd, args[0]))
+}
+
+// suggestion names the commands below one that are spelled nearly so.
+func suggestion(cmd *cobra.Command, name string) string {
+	cmd.SuggestionsMinimumDistance = 2
+	if near := cmd.SuggestionsFor(name); len(near) > 0 {
+		return fmt.Sprintf("; did you mean %s?", strings.Join(near, " or "))
+	}
+	return ""
 }
 
 // argument is the check for commands that take exactly one argument; what says what it is.

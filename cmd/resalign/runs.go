@@ -22,7 +22,7 @@ each was worked on, how far it is, and what it logged last. Nothing is changed.`
 		Example: "  resalign runs\n  resalign runs experiments --json\n  resalign runs compare runs/first runs/second",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 1 {
-				return misuse(cmd, "%q is one argument too many; give one folder", args[1])
+				return misuse(cmd, "%q is one argument too many; give one folder%s", args[1], suggestion(cmd, args[0]))
 			}
 			return nil
 		},

@@ -19,6 +19,15 @@ func printable(s string) string {
 	}, s)
 }
 
+// printableLines is a text in which control characters other than those that end lines are blanks: names in files may hold any.
+func printableLines(s string) string {
+	lines := strings.Split(s, "\n")
+	for i, line := range lines {
+		lines[i] = printable(line)
+	}
+	return strings.Join(lines, "\n")
+}
+
 // cut is the printable text, shortened to a number of characters.
 func cut(s string, limit int) string {
 	runes := []rune(printable(s))

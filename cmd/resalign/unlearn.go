@@ -51,6 +51,9 @@ Every key is explained in docs/recipes.md; "resalign init" writes a recipe to st
 	flags.BoolVar(&resume, "resume", false, "go on with an interrupted run")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		own := []setting{{"out", out}, {"model", model}, {"lora_format", format}, {"engine", engine.spec}}
+		if err := finetune.CheckLoRAFormat(format); err != nil {
+			return misuse(cmd, "--lora-format %w", err)
+		}
 		assignments := assign(set, own...)
 		r := unlearn.Defaults()
 		if err := recipe.Load(args[0], recipe.Layers{Presets: presets(), Assignments: assignments}, &r); err != nil {
