@@ -48,6 +48,9 @@ type DatasetOptions struct {
 	// Mosaic, if above 0, coarsens the pictures before they are encoded: every square of so many pixels a side becomes its
 	// mean.
 	Mosaic int
+	// VAETile, if above 0, encodes larger pictures by overlapping tiles of that many pixels a side, one in memory at a time;
+	// latents then differ a little. See sd.VAEMemory.
+	VAETile int
 	// Tokenizer, if not nil, makes samples hold token ids in place of embeddings, for a network with text encoders.
 	Tokenizer Tokenizer
 }
@@ -57,6 +60,11 @@ type DatasetOptions struct {
 func NewDataset(name string, m *sd.Model, mixture data.Mixture, p data.Preprocess, cache *data.Cache, o DatasetOptions, warn func(string)) (*Dataset, error) {
 	if err := p.Validate(); err != nil {
 		return nil, fmt.Errorf("data %s: %w", name, err)
+	}
+	if o.VAETile > 0 {
+		if _, err := m.TileSize(o.VAETile); err != nil {
+			return nil, fmt.Errorf("data %s: vae_tile_size: %w", name, err)
+		}
 	}
 	if _, _, err := m.LatentSize(p.Resolution, p.Resolution); err != nil {
 		return nil, fmt.Errorf("data %s: %w", name, err)
@@ -283,6 +291,11 @@ func (d *Dataset) moments(ctx context.Context, draw data.Draw) (sd.Moments, erro
 	if d.options.Mosaic > 0 {
 		prepared += fmt.Sprintf(", mosaic %d", d.options.Mosaic)
 	}
+	tile := max(size.Height, size.Width) // whole
+	if d.options.VAETile > 0 && d.options.VAETile < tile {
+		tile = d.options.VAETile
+		prepared += fmt.Sprintf(", tiles %d", tile)
+	}
 	key := data.NewKey("vae moments", content, vae, prepared)
 	both, err := d.cache.GetOrCompute(key, []int{2, channels, h, w}, func() ([]float32, error) {
 		picture, err := folder.Decode(draw.Index)
@@ -296,7 +309,7 @@ func (d *Dataset) moments(ctx context.Context, draw data.Draw) (sd.Moments, erro
 		if d.options.Mosaic > 0 {
 			mosaic(pixels, size.Height, size.Width, d.options.Mosaic)
 		}
-		m, err := d.model.EncodePicture(ctx, pixels, size.Height, size.Width)
+		m, err := d.model.EncodePictureTiled(ctx, pixels, size.Height, size.Width, tile)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", folder.Path(draw.Index), err)
 		}

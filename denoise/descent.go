@@ -25,7 +25,7 @@ type Descent struct {
 	steps   int
 	trail   *trail // where it is recorded; nil: nowhere
 
-	partBytes int // see parts; 0: what the engine needs
+	partBytes int // how large a part of a step may be; 0: what the engine needs
 }
 
 // NewDescent starts at a point, with fresh moments.
@@ -80,8 +80,8 @@ func (d *Descent) Step(ctx context.Context, gradient Vector, scale, rate float64
 	}()
 	from := d.Selected()
 	for _, part := range d.parts() {
-		k := part.to - part.from
-		take := func(v Vector) Vector { return v[part.from:part.to] }
+		k := part.To - part.From
+		take := func(v Vector) Vector { return v[part.From:part.To] }
 		inputs := slices.Concat(take(from), take(gradient))
 		for s := range slots {
 			inputs = append(inputs, take(d.moments[s*n:(s+1)*n])...)
@@ -90,7 +90,7 @@ func (d *Descent) Step(ctx context.Context, gradient Vector, scale, rate float64
 		for i := range inputs {
 			donate[i] = d.trail == nil && (i >= k || d.owned)
 		}
-		f, err := d.stepFunction(part)
+		f, err := d.net.function(StepGraph(d.optimizer, k))
 		if err != nil {
 			return err
 		}
@@ -114,45 +114,51 @@ func (d *Descent) Step(ctx context.Context, gradient Vector, scale, rate float64
 	return nil
 }
 
-// span is a range of the parameters that move.
-type span struct{ from, to int }
+// Span is a range of the parameters that move.
+type Span struct{ From, To int }
 
 // stepPartBytes is how large the parameters of one part of a step may be together.
 const stepPartBytes = 256 << 20
 
-// parts divides a step. On the Go engine what is given up holds the results, and all moves at once. XLA gives inputs back
-// only when a program ends, so several programs, one after the other, need new parameters and moments beside the old ones
-// for one part at a time.
-func (d *Descent) parts() []span {
-	selected := d.Selected()
-	limit := d.partBytes
-	if limit == 0 {
-		if d.net.Model.Engine.Kind() == "go" {
-			return []span{{0, len(selected)}}
-		}
-		limit = stepPartBytes
+// StepParts divides a step of parameters of the given sizes in bytes. On the Go engine what is given up holds the results,
+// and all moves at once. XLA gives inputs back only when a program ends, so several programs, one after the other, need new
+// parameters and moments beside the old ones for one part at a time.
+func StepParts(xla bool, bytes []int) []Span {
+	if !xla {
+		return []Span{{0, len(bytes)}}
 	}
-	var out []span
-	from, bytes := 0, 0
-	for i, t := range selected {
-		size := 4 * t.Size()
-		if i > from && bytes+size > limit {
-			out = append(out, span{from, i})
-			from, bytes = i, 0
-		}
-		bytes += size
-	}
-	return append(out, span{from, len(selected)})
+	return stepParts(bytes, stepPartBytes)
 }
 
-// stepFunction is the step of some of the parameters. The rate is an input, so that one program serves a whole schedule.
-func (d *Descent) stepFunction(part span) (*engine.Function, error) {
-	n, slots := part.to-part.from, d.optimizer.StateSlots()
-	name := fmt.Sprintf("step %+v of %s", d.ruleOnly(), d.selection.name)
-	if part != (span{0, d.selection.Len()}) {
-		name += fmt.Sprintf(", %d to %d", part.from, part.to)
+func stepParts(bytes []int, limit int) []Span {
+	var out []Span
+	from, held := 0, 0
+	for i, size := range bytes {
+		if i > from && held+size > limit {
+			out = append(out, Span{from, i})
+			from, held = i, 0
+		}
+		held += size
 	}
-	return d.net.function(name, func(tape *ad.Tape, in []*ad.Value) []*ad.Value {
+	return append(out, Span{from, len(bytes)})
+}
+
+func (d *Descent) parts() []Span {
+	var bytes []int
+	for _, t := range d.Selected() {
+		bytes = append(bytes, 4*t.Size())
+	}
+	if d.partBytes > 0 {
+		return stepParts(bytes, d.partBytes)
+	}
+	return StepParts(d.net.Model.Engine.Kind() != "go", bytes)
+}
+
+// StepGraph is the graph of one step of an optimizer over n parameters: parameters, gradients and moments, slot by slot, then
+// rate, count and scale, to parameters and moments. The rate is an input, so that one program serves a whole schedule.
+func StepGraph(o train.Optimizer, n int) Graph {
+	slots := o.StateSlots()
+	return descentGraph("step", o, n, func(tape *ad.Tape, in []*ad.Value) []*ad.Value {
 		params, grads, moments, numbers := in[:n], in[n:2*n], in[2*n:(2+slots)*n], in[(2+slots)*n:]
 		out := make([]*ad.Value, (1+slots)*n)
 		for i := range n {
@@ -160,32 +166,19 @@ func (d *Descent) stepFunction(part span) (*engine.Function, error) {
 			for s := range slots {
 				state = append(state, moments[s*n+i])
 			}
-			next, states := applyOptimizer(tape, d.optimizer, params[i], grads[i], state, numbers)
-			out[i] = next
-			for s, v := range states {
-				out[(1+s)*n+i] = v
+			next, states := o.Apply(numbers[0].Node(), numbers[1].Node(), params[i].Node(), scaled(grads[i], numbers[2]).Node(), ad.Nodes(state))
+			out[i] = tape.Input(next)
+			for s, node := range states {
+				out[(1+s)*n+i] = tape.Input(node)
 			}
 		}
 		return out
 	})
 }
 
-// ruleOnly is the optimizer without its learning rate, which does not enter the compiled step.
-func (d *Descent) ruleOnly() train.Optimizer {
-	o := d.optimizer
-	o.LR = 0
-	return o
-}
-
-func applyOptimizer(tape *ad.Tape, o train.Optimizer, param, grad *ad.Value, state, numbers []*ad.Value) (*ad.Value, []*ad.Value) {
-	rate, step, scale := numbers[0], numbers[1], numbers[2]
-	scaled := ad.Mul(grad, ad.Reshape(scale, slices.Repeat([]int{1}, grad.Rank())...))
-	p, s := o.Apply(rate.Node(), step.Node(), param.Node(), scaled.Node(), ad.Nodes(state))
-	states := make([]*ad.Value, len(s))
-	for i, n := range s {
-		states[i] = tape.Input(n)
-	}
-	return tape.Input(p), states
+// scaled is an array times a single number.
+func scaled(v, number *ad.Value) *ad.Value {
+	return ad.Mul(v, ad.Reshape(number, slices.Repeat([]int{1}, v.Rank())...))
 }
 
 // Release gives up the selected tensors to the caller, who frees them, and frees the moments.

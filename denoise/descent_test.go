@@ -27,7 +27,7 @@ func TestStepsInParts(t *testing.T) {
 			d.partBytes = limit
 			parts := d.parts()
 			for i, part := range parts {
-				if part.from >= part.to || i == 0 && part.from != 0 || i > 0 && part.from != parts[i-1].to || i == len(parts)-1 && part.to != s.Len() {
+				if part.From >= part.To || i == 0 && part.From != 0 || i > 0 && part.From != parts[i-1].To || i == len(parts)-1 && part.To != s.Len() {
 					t.Fatalf("%d bytes a part: %v", limit, parts)
 				}
 			}

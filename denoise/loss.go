@@ -37,9 +37,7 @@ func (l Loss) withError(n *Network, p, b []*ad.Value) (bounded, whole *ad.Value)
 
 // Value is the loss of a batch at a point.
 func (n *Network) Value(ctx context.Context, p Point, l Loss, b *Batch) (float64, error) {
-	out, err := n.call(ctx, fmt.Sprintf("loss %v", l), p, nil, b.inputs(n.Model.XL), func(p, _, b []*ad.Value) []*ad.Value {
-		return []*ad.Value{l.build(n, p, b)}
-	})
+	out, err := n.call(ctx, n.valueGraph(l), p, nil, b.inputs(n.Model.XL))
 	if err != nil {
 		return 0, err
 	}
@@ -49,11 +47,7 @@ func (n *Network) Value(ctx context.Context, p Point, l Loss, b *Batch) (float64
 
 // Gradient is the loss and its derivatives with respect to the selected parameters.
 func (n *Network) Gradient(ctx context.Context, p Point, s Selection, l Loss, b *Batch) (float64, Vector, error) {
-	name := fmt.Sprintf("gradient %v by %s", l, s.name)
-	out, err := n.call(ctx, name, p, nil, b.inputs(n.Model.XL), func(p, _, b []*ad.Value) []*ad.Value {
-		loss := l.build(n, p, b)
-		return append([]*ad.Value{loss}, ad.Gradient(loss, s.values(p)...)...)
-	})
+	out, err := n.call(ctx, n.GradientGraph(s, l), p, nil, b.inputs(n.Model.XL))
 	if err != nil {
 		return 0, nil, err
 	}
@@ -64,11 +58,7 @@ func (n *Network) Gradient(ctx context.Context, p Point, s Selection, l Loss, b 
 
 // GradientWithError is Gradient and, beside the loss, the error that it bounds.
 func (n *Network) GradientWithError(ctx context.Context, p Point, s Selection, l Loss, b *Batch) (loss, whole float64, g Vector, err error) {
-	name := fmt.Sprintf("gradient with error %v by %s", l, s.name)
-	out, err := n.call(ctx, name, p, nil, b.inputs(n.Model.XL), func(p, _, b []*ad.Value) []*ad.Value {
-		loss, whole := l.withError(n, p, b)
-		return append([]*ad.Value{loss, ad.Scale(whole, 1)}, ad.Gradient(loss, s.values(p)...)...)
-	})
+	out, err := n.call(ctx, n.GradientWithErrorGraph(s, l), p, nil, b.inputs(n.Model.XL))
 	if err != nil {
 		return 0, 0, nil, err
 	}
@@ -79,14 +69,16 @@ func (n *Network) GradientWithError(ctx context.Context, p Point, s Selection, l
 	return loss, whole, out[2:], err
 }
 
+// Pullback is Jᵀu for the Jacobian J of the prediction by the selected parameters: the gradient of whatever loss has the
+// derivative u by the prediction, whose shape u has. The batch needs neither target nor weights.
+func (n *Network) Pullback(ctx context.Context, p Point, s Selection, b *Batch, u *engine.Tensor) (Vector, error) {
+	return n.call(ctx, n.PullbackGraph(s), p, Vector{u}, b.conditions(n.Model.XL))
+}
+
 // HessianProduct is H·v for the Hessian of the loss with respect to the selected parameters. This and the products below
 // are computed in float32 always.
 func (n *Network) HessianProduct(ctx context.Context, p Point, s Selection, l Loss, b *Batch, v Vector) (Vector, error) {
-	n = n.Exact()
-	name := fmt.Sprintf("Hessian product %v by %s", l, s.name)
-	return n.call(ctx, name, p, v, b.inputs(n.Model.XL), func(p, v, b []*ad.Value) []*ad.Value {
-		return ad.HessianProduct(l.build(n, p, b), s.values(p), v)
-	})
+	return n.Exact().call(ctx, n.HessianProductGraph(s, l), p, v, b.inputs(n.Model.XL))
 }
 
 // GaussNewtonProduct is G·v for the Gauss–Newton matrix of the loss, JᵀWJ with the Jacobian J of the prediction: the
@@ -96,24 +88,10 @@ func (n *Network) GaussNewtonProduct(ctx context.Context, p Point, s Selection, 
 	if l.Cap != 0 {
 		return nil, fmt.Errorf("%w: a Gauss–Newton product of a bounded loss", engine.ErrInternal)
 	}
-	n = n.Exact()
-	name := fmt.Sprintf("Gauss–Newton product by %s", s.name)
-	return n.call(ctx, name, p, v, b.inputs(n.Model.XL), func(p, v, b []*ad.Value) []*ad.Value {
-		prediction, weights := n.predict(p, b), b[len(b)-1]
-		u := ad.StopGradient(prediction)
-		forward := ad.Gradient(ad.Dot(ad.Pullback(prediction, u, s.values(p)...), v), u)[0]
-		batch := prediction.Dim(0)
-		perSample := ad.Scale(ad.Reshape(weights, batch, 1, 1, 1), 2*float64(batch)/float64(prediction.Size()))
-		return ad.Pullback(prediction, ad.Mul(perSample, forward), s.values(p)...)
-	})
+	return n.Exact().call(ctx, n.GaussNewtonProductGraph(s), p, v, b.inputs(n.Model.XL))
 }
 
 // CrossProduct is ∇_outer ⟨∇_inner loss, u⟩ for a fixed u with one array for each of the inner parameters.
 func (n *Network) CrossProduct(ctx context.Context, p Point, outer, inner Selection, l Loss, b *Batch, u Vector) (Vector, error) {
-	n = n.Exact()
-	name := fmt.Sprintf("cross product %v by %s and %s", l, outer.name, inner.name)
-	return n.call(ctx, name, p, u, b.inputs(n.Model.XL), func(p, u, b []*ad.Value) []*ad.Value {
-		inward := ad.Gradient(l.build(n, p, b), inner.values(p)...)
-		return ad.Gradient(ad.Dot(inward, u), outer.values(p)...)
-	})
+	return n.Exact().call(ctx, n.CrossProductGraph(outer, inner, l), p, u, b.inputs(n.Model.XL))
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/resalign/resalign/ad"
 	"github.com/resalign/resalign/engine"
+	"github.com/resalign/resalign/train"
 )
 
 // metricFloor bounds the metric from below, in shares of its mean: Adam moves a coordinate that hardly ever has a gradient
@@ -33,7 +34,20 @@ func (d *Descent) Metric(ctx context.Context) (root, inverse Vector, err error) 
 	// The bias correction of the moments is a common factor, which the mean takes out again; it is left with ε.
 	epsilon := engine.Scalar(d.optimizer.Eps * math.Sqrt(1-math.Pow(d.optimizer.Beta2, float64(d.steps))))
 	defer engine.Free(epsilon)
-	f, err := d.net.function(fmt.Sprintf("metric of %+v on %s", d.ruleOnly(), d.selection.name), func(tape *ad.Tape, in []*ad.Value) []*ad.Value {
+	f, err := d.net.function(MetricGraph(d.optimizer, n))
+	if err != nil {
+		return nil, nil, err
+	}
+	out, err := f.Call(append(d.moments[n:2*n:2*n], epsilon)...)
+	if err != nil {
+		return nil, nil, err
+	}
+	return out[:n:n], out[n:], nil
+}
+
+// MetricGraph is the graph of [Descent.Metric] for so many parameters: second moments and an ε to √P and 1/√P.
+func MetricGraph(o train.Optimizer, n int) Graph {
+	return descentGraph("metric of", o, n, func(tape *ad.Tape, in []*ad.Value) []*ad.Value {
 		roots, sum, size := make([]*ad.Value, n), (*ad.Value)(nil), 0
 		for i := range n {
 			roots[i] = tape.Input(graph.Add(graph.Sqrt(in[i].Node()), in[n].Node()))
@@ -53,12 +67,4 @@ func (d *Descent) Metric(ctx context.Context) (root, inverse Vector, err error) 
 		}
 		return out
 	})
-	if err != nil {
-		return nil, nil, err
-	}
-	out, err := f.Call(append(d.moments[n:2*n:2*n], epsilon)...)
-	if err != nil {
-		return nil, nil, err
-	}
-	return out[:n:n], out[n:], nil
 }

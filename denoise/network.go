@@ -152,6 +152,9 @@ type Selection struct {
 // Len is the number of selected parameters (tensors).
 func (s Selection) Len() int { return len(s.index) }
 
+// Indices are the positions of the selected parameters in the network's list.
+func (s Selection) Indices() []int { return slices.Clone(s.index) }
+
 // Of takes the selected tensors out of a point.
 func (s Selection) Of(p Point) Vector {
 	v := make(Vector, len(s.index))
@@ -252,15 +255,16 @@ func (n *Network) weights(p []*ad.Value) *nn.Weights {
 	return w.ComputeIn(n.compute)
 }
 
-func (n *Network) function(name string, build func(t *ad.Tape, in []*ad.Value) []*ad.Value) (*engine.Function, error) {
+// function is a compiled graph, which is the network's until it is freed.
+func (n *Network) function(g Graph) (*engine.Function, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if f, ok := n.functions[name]; ok {
+	if f, ok := n.functions[g.Key]; ok {
 		return f, nil
 	}
-	f, err := ad.Shared(n.Model.Engine, n.architecture+name, name, build)
+	f, err := g.shared(n.Model.Engine)
 	if err == nil {
-		n.functions[name] = f
+		n.functions[g.Key] = f
 	}
 	return f, err
 }
@@ -286,28 +290,21 @@ func (n *Network) predict(p []*ad.Value, b []*ad.Value) *ad.Value {
 
 // Predict runs the UNet on a batch of noisy latents: noise or velocity, in their shape. The batch needs no target.
 func (n *Network) Predict(ctx context.Context, p Point, b *Batch) (*engine.Tensor, error) {
-	out, err := n.call(ctx, "prediction", p, nil, b.conditions(n.Model.XL), func(p, _, b []*ad.Value) []*ad.Value {
-		return []*ad.Value{n.predict(p, b)}
-	})
+	out, err := n.call(ctx, n.PredictionGraph(), p, nil, b.conditions(n.Model.XL))
 	if err != nil {
 		return nil, err
 	}
 	return out[0], nil
 }
 
-// call compiles (once) and runs a function of a point, a list of directions and a batch.
-func (n *Network) call(ctx context.Context, name string, p Point, v Vector, b []*engine.Tensor, build func(p, v, b []*ad.Value) []*ad.Value) ([]*engine.Tensor, error) {
+// call compiles (once) and runs a graph at a point, with a list of directions and a batch.
+func (n *Network) call(ctx context.Context, g Graph, p Point, v Vector, b []*engine.Tensor) ([]*engine.Tensor, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)
 	}
-	np, nv := len(p), len(v)
-	f, err := n.function(name, func(_ *ad.Tape, in []*ad.Value) []*ad.Value {
-		return build(in[:np], in[np:np+nv], in[np+nv:])
-	})
+	f, err := n.function(g)
 	if err != nil {
 		return nil, err
 	}
-	inputs := make([]*engine.Tensor, 0, np+nv+len(b))
-	inputs = append(append(append(inputs, p...), v...), b...)
-	return f.Call(inputs...)
+	return f.Call(slices.Concat(p, Point(v), b)...)
 }

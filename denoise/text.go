@@ -67,6 +67,12 @@ func NewTextNetwork(m *sd.Model, learnt int) (*Network, error) {
 			return nil, err
 		}
 	}
+	return TextLayout(m, learnt), nil
+}
+
+// TextLayout is NewTextNetwork without a look at whether the model's tokenizer has room for further embeddings: for a
+// model without numbers, whose graphs are to be counted.
+func TextLayout(m *sd.Model, learnt int) *Network {
 	n := NewNetwork(m)
 	n.text = &textPart{xl: m.XL, table: m.Towers[0].Encoder.TokenTable(), learnt: learnt, words: Tokenizers(m)}
 	for _, tower := range m.Towers {
@@ -82,7 +88,7 @@ func NewTextNetwork(m *sd.Model, learnt int) (*Network, error) {
 		n.specs = append(n.specs, nn.Spec{Name: "learnt_embeddings", Shape: []int{learnt, m.Towers[0].Encoder.Config.Width}, Init: nn.Embedding})
 		n.starts = append(n.starts, len(n.specs))
 	}
-	return n, nil
+	return n
 }
 
 // SetTokenizer makes a network with text encoders understand prompts with the words that are learnt.
@@ -165,13 +171,7 @@ func (n *Network) Embedding(ctx context.Context, p Point, cache *data.Cache, pro
 	ids, cut := n.text.words.Encode(prompt)
 	in := engine.Int32s(ids, 1, len(ids))
 	defer engine.Free(in)
-	out, err := n.call(ctx, "text embedding", p, nil, []*engine.Tensor{in}, func(p, _, b []*ad.Value) []*ad.Value {
-		context, pooled := n.text.encode(p, b[0])
-		if pooled == nil {
-			return []*ad.Value{context}
-		}
-		return []*ad.Value{context, pooled}
-	})
+	out, err := n.call(ctx, n.EmbeddingGraph(), p, nil, []*engine.Tensor{in})
 	if err != nil {
 		return nil, err
 	}

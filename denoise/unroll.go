@@ -7,6 +7,7 @@ import (
 
 	"github.com/resalign/resalign/ad"
 	"github.com/resalign/resalign/engine"
+	"github.com/resalign/resalign/train"
 )
 
 // trail is the last steps of a descent, kept so that a derivative can be taken back along them: exact reverse-mode
@@ -155,8 +156,21 @@ func (d *Descent) pullback(ctx context.Context, print footprint, adjoint, moment
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)
 	}
-	n, slots := d.selection.Len(), d.optimizer.StateSlots()
-	f, err := d.net.function(fmt.Sprintf("reverse of step %+v of %s", d.ruleOnly(), d.selection.name), func(tape *ad.Tape, in []*ad.Value) []*ad.Value {
+	f, err := d.net.function(ReverseGraph(d.optimizer, d.selection.Len()))
+	if err != nil {
+		return nil, err
+	}
+	numbers := Vector{engine.Scalar(d.optimizer.LR * print.rate), engine.Scalar(float64(print.step)), engine.Scalar(print.scale)}
+	defer numbers.Free()
+	return f.Call(slices.Concat(d.selection.Of(print.point), print.gradient, print.moments, adjoint, moments, numbers)...)
+}
+
+// ReverseGraph is the graph that takes derivatives back through one step of an optimizer over n parameters: where it
+// started from, gradient and moments, the derivatives by the new parameters and moments, then rate, count and scale, to
+// derivatives by the old parameters, the scaled gradient and the old moments.
+func ReverseGraph(o train.Optimizer, n int) Graph {
+	slots := o.StateSlots()
+	return descentGraph("reverse of step", o, n, func(tape *ad.Tape, in []*ad.Value) []*ad.Value {
 		part := func(k int) []*ad.Value { return in[k*n : (k+1)*n] }
 		numbers := in[(3+2*slots)*n:]
 		out := make([]*ad.Value, (2+slots)*n)
@@ -166,8 +180,7 @@ func (d *Descent) pullback(ctx context.Context, print footprint, adjoint, moment
 				state = append(state, part(2 + s)[i])
 				stateAdjoints = append(stateAdjoints, part(3 + slots + s)[i])
 			}
-			scaled := ad.Mul(part(1)[i], ad.Reshape(numbers[2], slices.Repeat([]int{1}, part(1)[i].Rank())...))
-			a := d.optimizer.Pullback(numbers[0].Node(), numbers[1].Node(), part(0)[i].Node(), scaled.Node(), ad.Nodes(state),
+			a := o.Pullback(numbers[0].Node(), numbers[1].Node(), part(0)[i].Node(), scaled(part(1)[i], numbers[2]).Node(), ad.Nodes(state),
 				part(2 + slots)[i].Node(), ad.Nodes(stateAdjoints))
 			out[i], out[n+i] = tape.Input(a.Param), tape.Input(a.Grad)
 			for s, node := range a.State {
@@ -176,10 +189,4 @@ func (d *Descent) pullback(ctx context.Context, print footprint, adjoint, moment
 		}
 		return out
 	})
-	if err != nil {
-		return nil, err
-	}
-	numbers := Vector{engine.Scalar(d.optimizer.LR * print.rate), engine.Scalar(float64(print.step)), engine.Scalar(print.scale)}
-	defer numbers.Free()
-	return f.Call(slices.Concat(d.selection.Of(print.point), print.gradient, print.moments, adjoint, moments, numbers)...)
 }

@@ -32,17 +32,56 @@ func NewSpace(e *engine.Engine) *Space {
 	return &Space{engine: e, functions: map[string]*engine.Function{}}
 }
 
-func (s *Space) function(name string, build func(t *ad.Tape, in []*ad.Value) []*ad.Value) (*engine.Function, error) {
+func (s *Space) function(g Graph) (*engine.Function, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if f, ok := s.functions[name]; ok {
+	if f, ok := s.functions[g.Key]; ok {
 		return f, nil
 	}
-	f, err := ad.Shared(s.engine, "vectors: "+name, name, build)
+	f, err := g.shared(s.engine)
 	if err == nil {
-		s.functions[name] = f
+		s.functions[g.Key] = f
 	}
 	return f, err
+}
+
+// pairwise is a graph that does the same to the tensors of two vectors, one after the other.
+func pairwise(name string, n int, f func(a, b *ad.Value) *ad.Value) Graph {
+	name = fmt.Sprintf("%s of %d", name, n)
+	return Graph{name, "vectors: " + name, func(_ *ad.Tape, in []*ad.Value) []*ad.Value {
+		out := make([]*ad.Value, n)
+		for i := range out {
+			out[i] = f(in[i], in[n+i])
+		}
+		return out
+	}}
+}
+
+// InnerProductGraph is the graph of [Space.Dot] for vectors of n tensors: the inner products tensor by tensor.
+func InnerProductGraph(n int) Graph {
+	return pairwise("inner product", n, func(a, b *ad.Value) *ad.Value { return ad.SumAll(ad.Mul(a, b)) })
+}
+
+// ProductGraph is the graph of [Space.Multiply] for vectors of n tensors.
+func ProductGraph(n int) Graph { return pairwise("product", n, ad.Mul) }
+
+// CombinationGraph is the graph of [Space.Combine] for k vectors of n tensors: the vectors, then the coefficients, to the sum.
+func CombinationGraph(k, n int) Graph {
+	name := fmt.Sprintf("combination of %d×%d", k, n)
+	return Graph{name, "vectors: " + name, func(_ *ad.Tape, in []*ad.Value) []*ad.Value {
+		out := make([]*ad.Value, n)
+		for i := range out {
+			for j := range k {
+				term := scaled(in[j*n+i], in[k*n+j])
+				if out[i] == nil {
+					out[i] = term
+				} else {
+					out[i] = ad.Add(out[i], term)
+				}
+			}
+		}
+		return out
+	}}
 }
 
 // Dot is ⟨a, b⟩; the sums over each tensor are added up in float64.
@@ -50,14 +89,7 @@ func (s *Space) Dot(a, b Vector) (float64, error) {
 	if len(a) != len(b) || len(a) == 0 {
 		return 0, fmt.Errorf("inner product of %d and %d tensors", len(a), len(b))
 	}
-	n := len(a)
-	f, err := s.function(fmt.Sprintf("inner product of %d", n), func(_ *ad.Tape, in []*ad.Value) []*ad.Value {
-		out := make([]*ad.Value, n)
-		for i := range out {
-			out[i] = ad.SumAll(ad.Mul(in[i], in[n+i]))
-		}
-		return out
-	})
+	f, err := s.function(InnerProductGraph(len(a)))
 	if err != nil {
 		return 0, err
 	}
@@ -95,22 +127,7 @@ func (s *Space) Combine(terms ...hypergrad.Term[Vector]) (Vector, error) {
 		coefficients[i] = engine.Scalar(t.Coefficient)
 	}
 	defer engine.Free(coefficients...)
-	f, err := s.function(fmt.Sprintf("combination of %d×%d", k, n), func(_ *ad.Tape, in []*ad.Value) []*ad.Value {
-		out := make([]*ad.Value, n)
-		for i := range out {
-			for j := range k {
-				v := in[j*n+i]
-				c := ad.Reshape(in[k*n+j], slices.Repeat([]int{1}, v.Rank())...)
-				term := ad.Mul(v, c)
-				if out[i] == nil {
-					out[i] = term
-				} else {
-					out[i] = ad.Add(out[i], term)
-				}
-			}
-		}
-		return out
-	})
+	f, err := s.function(CombinationGraph(k, n))
 	if err != nil {
 		return nil, err
 	}
@@ -122,14 +139,7 @@ func (s *Space) Multiply(a, b Vector) (Vector, error) {
 	if len(a) != len(b) {
 		return nil, fmt.Errorf("a product of vectors of %d and %d tensors", len(a), len(b))
 	}
-	n := len(a)
-	f, err := s.function(fmt.Sprintf("product of %d", n), func(_ *ad.Tape, in []*ad.Value) []*ad.Value {
-		out := make([]*ad.Value, n)
-		for i := range out {
-			out[i] = ad.Mul(in[i], in[n+i])
-		}
-		return out
-	})
+	f, err := s.function(ProductGraph(len(a)))
 	if err != nil {
 		return nil, err
 	}

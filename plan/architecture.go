@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/resalign/resalign/diffusion"
 	"github.com/resalign/resalign/nn"
 	"github.com/resalign/resalign/sd"
 )
@@ -19,6 +20,8 @@ type Architecture struct {
 	VAE  sd.VAEConfig
 	Text []sd.TextConfig
 	XL   bool
+
+	Scheduler diffusion.Config // which decides how many predictions a picture takes
 }
 
 // FromPreset is the architecture of a known model.
@@ -27,7 +30,7 @@ func FromPreset(name string) (*Architecture, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Architecture{Name: "preset " + name, UNet: p.UNet, VAE: p.VAE, Text: p.Text, XL: p.UNet.TextTime}, nil
+	return &Architecture{Name: "preset " + name, UNet: p.UNet, VAE: p.VAE, Text: p.Text, XL: p.UNet.TextTime, Scheduler: p.Scheduler}, nil
 }
 
 // ReadArchitecture reads the configurations of a diffusers directory, and none of its weights.
@@ -59,6 +62,9 @@ func ReadArchitecture(dir string) (*Architecture, error) {
 		return nil, err
 	}
 	if a.VAE, err = sd.ReadVAEConfig(filepath.Join(dir, "vae", "config.json")); err != nil {
+		return nil, err
+	}
+	if a.Scheduler, err = diffusion.LoadConfig(filepath.Join(dir, "scheduler", "scheduler_config.json")); err != nil {
 		return nil, err
 	}
 	for _, name := range folders {
@@ -95,6 +101,14 @@ func (a *Architecture) skeleton() *sd.Model {
 		m.Towers = append(m.Towers, sd.TextTower{Name: towers[i], Encoder: sd.NewTextEncoder(t)})
 	}
 	return m
+}
+
+// checkConcepts says whether the model can take embeddings of further tokens.
+func (a *Architecture) checkConcepts() error {
+	if a.XL {
+		return fmt.Errorf("%s has two text encoders; embeddings of one's tokens are for Stable Diffusion 1.x and 2.x", a.Name)
+	}
+	return nil
 }
 
 // towers are the folders of text encoders.

@@ -16,8 +16,10 @@ type editor struct {
 }
 
 func newEditor(m *machine, a *Architecture, r unlearn.Recipe) (*editor, error) {
-	e := &editor{session: newSession(m, a, r.Resolution, nn.Compute(r.Memory.Compute)), r: r}
-	for _, s := range e.teacher.specs {
+	model := a.skeleton()
+	model.Compute = nn.Compute(r.Memory.Compute)
+	e := &editor{session: newSession(m, model, a, r.Resolution), r: r}
+	for _, s := range e.teacher.Specs() {
 		if strings.HasSuffix(s.Name, ".attn2.to_k.weight") || strings.HasSuffix(s.Name, ".attn2.to_v.weight") {
 			e.edited = append(e.edited, s)
 		}
@@ -79,7 +81,7 @@ func (e *editor) walk() error {
 		return fmt.Errorf("recipe: preview.options: %w", err)
 	}
 	e.previews = e.work
-	e.export(nil)
+	e.export()
 	e.memory.free(made...)
 	return nil
 }

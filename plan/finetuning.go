@@ -2,8 +2,8 @@ package plan
 
 import (
 	"fmt"
-	"slices"
 
+	"github.com/resalign/resalign/denoise"
 	"github.com/resalign/resalign/finetune"
 	"github.com/resalign/resalign/generate"
 	"github.com/resalign/resalign/nn"
@@ -15,9 +15,10 @@ import (
 type tuner struct {
 	*session
 	j        finetune.Job
-	net      *network
+	net      network
 	adapter  *sd.Adapter
-	selected selection
+	spectrum *sd.Spectrum // method svdiff
+	selected denoise.Selection
 	start    []*tensor // the parameters of net where training begins
 	descent  *descent
 	average  vector
@@ -26,7 +27,7 @@ type tuner struct {
 }
 
 func newTuner(m *machine, a *Architecture, j finetune.Job) (*tuner, error) {
-	t := &tuner{session: newSession(m, a, j.Resolution, nn.Compute(j.Compute)), j: j}
+	t := &tuner{session: newSession(m, a.skeleton(), a, j.Resolution), j: j}
 	size := j.BatchSize
 	if j.Prior != "" {
 		size *= 2
@@ -42,10 +43,13 @@ func newTuner(m *machine, a *Architecture, j finetune.Job) (*tuner, error) {
 	if err := t.layOut(); err != nil {
 		return nil, err
 	}
-	t.net = t.net.checkpointed(j.GradientCheckpointing).computing(t.compute)
+	if j.GradientCheckpointing {
+		t.net.CheckpointGradients()
+	}
+	t.net.ComputeIn(nn.Compute(j.Compute))
 	t.rule, _ = train.DefaultOptimizer(j.Optimizer, j.LearningRate) // the job is valid
 	t.rule.WeightDecay, t.rule.Momentum, t.rule.Nesterov = j.WeightDecay, j.Momentum, j.Nesterov
-	t.descent = t.newDescent(newVector(t.net.shapes(t.selected), pick(t.start, t.selected.index)), t.rule)
+	t.descent = t.newDescent(vector{t.net.shapes(t.selected), pick(t.selected, t.start)}, t.rule)
 	return t, nil
 }
 
@@ -92,7 +96,7 @@ func (t *tuner) layOut() (err error) {
 	attention := []string{"attn2.to_k", "attn2.to_v"} // package finetune, customParts
 	switch {
 	case j.Method == finetune.LoRA:
-		layers, err := t.arch.skeleton().AttentionLayers(j.Targets...)
+		layers, err := t.model.AttentionLayers(j.Targets...)
 		if err != nil {
 			return err
 		}
@@ -103,49 +107,51 @@ func (t *tuner) layOut() (err error) {
 		if t.adapter, err = sd.NewAdapter(layers, j.Rank, scale); err != nil {
 			return err
 		}
-		t.net = newNetwork(t.arch, t.adapter)
-		if t.net.dropout = j.LoRADropout; t.net.dropout > 0 {
-			t.net.key += fmt.Sprintf(", dropout %g", t.net.dropout)
+		t.net = network{denoise.NewNetwork(t.model, t.adapter)}
+		if j.LoRADropout > 0 {
+			t.net.DropAdapterInputs(j.LoRADropout)
 		}
-		t.selected = t.net.group(1)
+		t.selected = t.net.Group(1)
 		t.start = concat(t.frozen, t.feed(t.net.shapes(t.selected)...))
 	case t.learns():
-		if t.net, err = newTextNetwork(t.arch, j.Vectors); err != nil {
+		if t.net, err = t.newTextNetwork(j.Vectors); err != nil {
 			return err
 		}
-		t.selected = t.net.embeddings()
+		t.selected = t.net.Group(2)
 		t.start = concat(t.frozen, t.text, t.feed(t.net.shapes(t.selected)...))
 		if j.Method == finetune.Custom {
-			with, err := t.net.named(0, attention...)
+			with, err := t.net.Named(attention...)
 			if err != nil {
 				return err
 			}
-			t.selected = selection{name: with.name + " and embeddings", index: slices.Concat(with.index, t.selected.index)}
+			t.selected = with.And(t.selected)
 		}
 	case j.TrainTextEncoder:
-		if t.net, err = newTextNetwork(t.arch, 0); err != nil {
+		if t.net, err = t.newTextNetwork(0); err != nil {
 			return err
 		}
-		t.selected = t.net.selected("all", t.net.layout.Group(0).And(t.net.layout.TextParameters()))
+		t.selected = t.net.Group(0).And(t.net.TextParameters())
 		t.start = concat(t.frozen, t.text)
 	case j.Method == finetune.SVDiff:
 		t.decompose()
 	case j.Method == finetune.Custom:
-		t.net, t.start = newNetwork(t.arch), t.frozen
-		t.selected, err = t.net.named(0, attention...)
+		t.net, t.start = network{denoise.NewNetwork(t.model)}, t.frozen
+		t.selected, err = t.net.Named(attention...)
 	default:
-		t.net, t.start = newNetwork(t.arch), t.frozen
-		t.selected = t.net.group(0)
+		t.net, t.start = network{denoise.NewNetwork(t.model)}, t.frozen
+		t.selected = t.net.Group(0)
 	}
 	return err
 }
 
 // decompose takes the weights apart for svdiff. Their parts are kept; while one is taken apart there are a few copies of it in
-// float64.
+// float64. The cache may hold the parts already, which the plan does not know.
 func (t *tuner) decompose() {
-	t.net = newSpectralNetwork(t.arch)
-	for _, m := range t.net.spectrum.Matrices {
+	t.spectrum = t.model.NewSpectrum()
+	t.net = network{denoise.NewSpectralNetwork(t.model, t.spectrum)}
+	for _, m := range t.spectrum.Matrices {
 		rows, columns := m.Size()
+		t.work.decompose(rows, columns)
 		if m.Vector() {
 			continue
 		}
@@ -157,13 +163,12 @@ func (t *tuner) decompose() {
 		t.note()
 		t.memory.free(held...)
 	}
-	t.notes = append(t.notes, "the time to decompose the weights is not planned")
-	t.selected = t.net.group(1)
+	t.selected = t.net.Group(1)
 	shifts := t.feed(t.net.shapes(t.selected)...)
-	t.start = concat(t.frozen, shifts, t.feed(t.net.shapes(t.net.group(2))...))
+	t.start = concat(t.frozen, shifts, t.feed(t.net.shapes(t.net.Group(2))...))
 }
 
-func (t *tuner) point() []*tensor { return t.selected.put(t.start, t.descent.at.ts) }
+func (t *tuner) point() []*tensor { return put(t.selected, t.start, t.descent.at.ts) }
 
 func (t *tuner) walk() error {
 	t.prepare, t.work = t.work, work{}
@@ -182,8 +187,7 @@ func (t *tuner) walk() error {
 		return fmt.Errorf("preview: %w", err)
 	}
 	t.previews = t.work
-	t.write()
-	return nil
+	return t.write()
 }
 
 func (t *tuner) trainStep() error {
@@ -223,35 +227,38 @@ func (t *tuner) trainStep() error {
 }
 
 // write writes what was learnt.
-func (t *tuner) write() {
+func (t *tuner) write() error {
 	j := t.j
 	switch {
 	case j.Method == finetune.TextualInversion, j.Method == finetune.LoRA && j.NoMerge:
 		t.keep(t.descent.at.ts)
 	case j.TrainTextEncoder:
-		t.export(nil, t.text...)
+		t.export(t.text...)
 	case j.Method == finetune.SVDiff: // the weights are put together anew
 		var made []*tensor
 		for _, x := range t.frozen {
 			made = append(made, t.memory.feed(x.bytes))
 		}
-		t.export(nil)
+		t.export()
 		t.memory.free(made...)
+	case t.adapter != nil:
+		return t.exportMerged(t.adapter, t.descent.at)
 	default:
-		t.export(t.adapter)
+		t.export()
 	}
+	return nil
 }
 
 func (t *tuner) report(p *Plan) {
-	specs := pick(t.net.specs, t.selected.index)
+	specs := t.selected.Specs(t.net.Network)
 	p.Method = t.j.Method
 	p.Steps, p.StepName = t.j.Steps, "step"
 	p.Parameters = t.parameters()
 	p.Parameters.Theta = count(specs)
 	trained := int64(count(specs))
 	items := []Item{{"what is trained", trained}, {"moments of the optimizer", stateSize(t.rule, specs)}, {"average of the weights", trained * int64(min(1, len(t.average.ts)))}}
-	if t.net.spectrum != nil {
-		items = append(items, Item{"singular vectors and values", int64(count(pick(t.net.specs, t.net.group(2).index)))})
+	if t.spectrum != nil {
+		items = append(items, Item{"singular vectors and values", int64(count(t.net.Group(2).Specs(t.net.Network)))})
 	}
 	p.Resident = t.stays(items...)
 	t.fill(p)

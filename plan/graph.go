@@ -59,11 +59,12 @@ func newCompiler(native bool) (*compiler, error) {
 	return &compiler{backend: backend, native: native, programs: map[string]*program{}}, nil
 }
 
-func (c *compiler) program(key string, inputs []input, build func(t *ad.Tape, in []*ad.Value) []*ad.Value) (*program, error) {
+// program is a compiled graph; key tells it from all others.
+func (c *compiler) program(name, key string, inputs []input, build func(t *ad.Tape, in []*ad.Value) []*ad.Value) (*program, error) {
 	if p, ok := c.programs[key]; ok {
 		return p, nil
 	}
-	p, err := c.compile(key, inputs, build)
+	p, err := c.compile(name, inputs, build)
 	if err == nil {
 		c.programs[key] = p
 	}

@@ -3,6 +3,7 @@ package plan
 import (
 	"cmp"
 
+	"github.com/resalign/resalign/denoise"
 	"github.com/resalign/resalign/train"
 	"github.com/resalign/resalign/unlearn"
 )
@@ -39,19 +40,19 @@ func (t *trainer) harm() (*harm, error) {
 	}
 	h.more, h.limit = append(h.more, h.in[len(h.in)-2]), 0
 	h.in = withTarget(h.in, target)
-	if t.rows.index != nil {
+	if t.rows.Len() > 0 {
 		err = t.attacked(h)
 	}
 	return h, err
 }
 
 // walkLatents denoises from noise to a place on the way, where latents come from prompts: half of the way on average.
-func (t *trainer) walkLatents(n *network, point []*tensor) error {
+func (t *trainer) walkLatents(n network, point []*tensor) error {
 	l := t.r.Latents
 	if l.From != unlearn.FromPrompts {
 		return nil
 	}
-	if t.rows.index != nil {
+	if t.rows.Len() > 0 {
 		n, point = t.teacher, t.frozen
 	}
 	rows := t.harmful
@@ -87,7 +88,7 @@ func (t *trainer) guidedAway(h *harm) (*tensor, error) {
 		if err != nil {
 			return nil, err
 		}
-		v := newVector(shape, []*tensor{out})
+		v := vector{shape, []*tensor{out}}
 		defer t.release(v)
 		terms = append(terms, v)
 	}
@@ -135,7 +136,7 @@ func (t *trainer) findSalient() error {
 	for _, x := range sum.ts {
 		mask = append(mask, t.memory.feed(x.bytes))
 	}
-	t.mask = newVector(sum.shapes, mask)
+	t.mask = vector{sum.shapes, mask}
 	t.memory.free(values...)
 	t.release(sum)
 	return nil
@@ -149,7 +150,7 @@ func (t *trainer) attacked(h *harm) error {
 		rows, err := t.attack(h.batch)
 		h.more = append(h.more, rows...)
 		if len(rows) > 0 {
-			h.point = t.rows.put(h.point, rows)
+			h.point = put(t.rows, h.point, rows)
 		}
 		return err
 	}); err != nil {
@@ -157,7 +158,7 @@ func (t *trainer) attacked(h *harm) error {
 	}
 	ids := t.feed(t.net.prompts(h.batch.asTokens()))[0]
 	h.more = append(h.more, h.in[2])
-	h.in = t.net.retokened(h.in, h.batch, ids)
+	h.in = t.net.retokened(h.in, ids)
 	h.batch = h.batch.asTokens()
 	return nil
 }
@@ -171,7 +172,7 @@ func (t *trainer) attack(b batch) ([]*tensor, error) {
 	}
 	begin := t.feed(shapes...)
 	defer t.memory.free(begin...)
-	d := t.newDescent(newVector(shapes, begin), rule)
+	d := t.newDescent(vector{shapes, begin}, rule)
 	if err := t.repeat(2, float64(t.r.Attack.Steps), func() error { return t.attackStep(d, b) }); err != nil {
 		return nil, err
 	}
@@ -191,8 +192,8 @@ func (t *trainer) attackStep(d *descent, b batch) error {
 	}
 	ids := t.feed(t.net.prompts(b.asTokens()))
 	defer t.memory.free(append(ids, aim)...)
-	with := t.net.retokened(withTarget(in, aim), b, ids[0])
-	g, err := t.gradientAt(t.net, t.rows, 0, b.asTokens(), t.rows.put(t.point(), d.at.ts), with)
+	with := t.net.retokened(withTarget(in, aim), ids[0])
+	g, err := t.gradientAt(t.net, t.rows, 0, b.asTokens(), put(t.rows, t.point(), d.at.ts), with)
 	if err != nil {
 		return err
 	}
@@ -241,7 +242,7 @@ func (t *trainer) classGradient(b batch) (vector, error) {
 	if err != nil {
 		return vector{}, err
 	}
-	return newVector(t.net.shapes(t.theta), out), nil
+	return vector{t.net.shapes(t.theta), out}, nil
 }
 
 // againstRelearning is the gradient of meta-unlearn beside those at θ that other methods have.
@@ -254,11 +255,11 @@ func (t *trainer) againstRelearning(v *view) (total vector, err error) {
 	}
 	defer t.end(d)
 	w := t.r.Meta
-	after := v.phi.put(start, d.at.ts)
+	after := put(v.phi, start, d.at.ts)
 	for _, l := range []struct {
-		net    *network
+		net    network
 		point  []*tensor
-		by     selection
+		by     denoise.Selection
 		batch  batch
 		weight float64
 	}{

@@ -81,6 +81,9 @@ func (h *heap) compile(p *program) {
 	h.transient(nodeGarbage * p.nodes)
 }
 
+// height leaves out what the pool rounds up.
+func (h *heap) height(p *program) int { return p.height() }
+
 // settledAfter is how many collections a heap needs until it grows no more.
 const settledAfter = 16
 

@@ -1,6 +1,9 @@
 package plan
 
 import (
+	"slices"
+
+	"github.com/resalign/resalign/denoise"
 	"github.com/resalign/resalign/hypergrad"
 	"github.com/resalign/resalign/train"
 )
@@ -28,6 +31,8 @@ type memory interface {
 	compile(p *program)
 	// run goes through a program and returns its outputs. Inputs for which donate is true are used up.
 	run(p *program, inputs []*tensor, donate []bool) []*tensor
+	// height is the most that a program holds at once beside its inputs.
+	height(p *program) int
 	// settled tells whether the memory is what it will be in a while, too.
 	settled() bool
 	// sparing says whether the collector is asked to let little garbage stand (engine.Sparing).
@@ -95,13 +100,8 @@ const (
 
 // vector is a list of tensors in the shapes of some parameters.
 type vector struct {
-	key    string // of the shapes
 	shapes []input
 	ts     []*tensor
-}
-
-func newVector(shapes []input, ts []*tensor) vector {
-	return vector{key: shapesKey(shapes), shapes: shapes, ts: ts}
 }
 
 func (m *machine) release(vs ...vector) {
@@ -130,7 +130,7 @@ func (m *machine) fetch(ts ...*tensor) {
 // Dot, Combine and Release make the machine a space, in which package hypergrad's own solvers can be run. All inner
 // products are 1: a solver then neither ends early nor finds fault.
 func (m *machine) Dot(a, b vector) (float64, error) {
-	p, err := m.inner(a.key, a.shapes)
+	p, err := m.innerProduct(a.shapes)
 	out, err := m.run(p, err, concat(a.ts, b.ts), nil)
 	m.memory.free(out...)
 	return 1, err
@@ -145,9 +145,9 @@ func (m *machine) Combine(terms ...hypergrad.Term[vector]) (vector, error) {
 	for range terms {
 		in = append(in, m.scalar)
 	}
-	p, err := m.combination(first.key, first.shapes, len(terms))
+	p, err := m.combination(first.shapes, len(terms))
 	out, err := m.run(p, err, in, nil)
-	return vector{first.key, first.shapes, out}, err
+	return vector{first.shapes, out}, err
 }
 
 func (m *machine) Release(v vector) { m.release(v) }
@@ -173,9 +173,9 @@ func (m *machine) accumulate(sum, v vector) (vector, error) {
 }
 
 func (m *machine) multiply(a, b vector) (vector, error) {
-	p, err := m.multiplied(a.key, a.shapes)
+	p, err := m.product(a.shapes)
 	out, err := m.run(p, err, concat(a.ts, b.ts), nil)
-	return vector{a.key, a.shapes, out}, err
+	return vector{a.shapes, out}, err
 }
 
 // descent is denoise.Descent.
@@ -184,46 +184,145 @@ type descent struct {
 	rule        train.Optimizer
 	owned       bool
 	keep        int // steps that are recorded
-	trail       []vector
+	trail       []footprint
+}
+
+// footprint is what a step started from and used.
+type footprint struct {
+	at, gradient, moments vector
+	owned                 bool
+}
+
+func (f footprint) release(m *machine) {
+	m.release(f.gradient, f.moments)
+	if f.owned {
+		m.release(f.at)
+	}
 }
 
 func (m *machine) newDescent(at vector, rule train.Optimizer) *descent {
-	return &descent{at: at, rule: rule, moments: vector{ts: m.feed(states(rule, at.shapes)...)}}
+	shapes := states(rule, at.shapes)
+	return &descent{at: at, rule: rule, moments: vector{shapes, m.feed(shapes...)}}
 }
 
-// step uses up the gradient.
+// descend takes a step. It uses up the gradient.
 func (m *machine) descend(d *descent, gradient vector) error {
-	n, recorded := len(d.at.ts), d.keep > 0
-	in := append(concat(d.at.ts, gradient.ts, d.moments.ts), m.scalar, m.scalar, m.scalar)
-	donate := make([]bool, len(in))
-	for i := range len(in) - 3 {
-		donate[i] = !recorded && (i >= n || d.owned)
+	recorded := d.keep > 0
+	n, slots := len(d.at.ts), d.rule.StateSlots()
+	next, moments := make([]*tensor, n), make([]*tensor, slots*n)
+	var sizes []int
+	for _, s := range d.at.shapes {
+		sizes = append(sizes, s.bytes())
 	}
-	p, err := m.step(d.at.key, d.at.shapes, d.rule)
-	out, err := m.run(p, err, in, donate)
-	if err != nil {
-		return err
+	for _, part := range denoise.StepParts(m.native, sizes) {
+		k := part.To - part.From
+		in := concat(d.at.ts[part.From:part.To], gradient.ts[part.From:part.To])
+		for s := range slots {
+			in = append(in, d.moments.ts[s*n:][part.From:part.To]...)
+		}
+		in = append(in, m.scalar, m.scalar, m.scalar)
+		donate := make([]bool, len(in))
+		for i := range len(in) - 3 {
+			donate[i] = !recorded && (i >= k || d.owned)
+		}
+		p, err := m.step(d.at.shapes[part.From:part.To], d.rule)
+		out, err := m.run(p, err, in, donate)
+		if err != nil {
+			return err
+		}
+		copy(next[part.From:], out[:k])
+		for s := range slots {
+			copy(moments[s*n:][part.From:], out[(1+s)*k:][:k])
+		}
 	}
 	if recorded {
-		used := vector{ts: concat(gradient.ts, d.moments.ts)}
-		if d.owned {
-			used.ts = append(used.ts, d.at.ts...)
-		}
-		if d.trail = append(d.trail, used); len(d.trail) > d.keep {
-			m.release(d.trail[0])
+		d.trail = append(d.trail, footprint{d.at, gradient, d.moments, d.owned})
+		if len(d.trail) > d.keep {
+			d.trail[0].release(m)
 			d.trail = d.trail[1:]
 		}
 	}
-	d.at.ts, d.moments.ts, d.owned = out[:n:n], out[n:], true
+	d.at.ts, d.moments.ts, d.owned = next, moments, true
 	return nil
 }
 
 func (m *machine) end(d *descent) {
-	m.release(d.trail...)
+	for _, f := range d.trail {
+		f.release(m)
+	}
 	m.release(d.moments)
 	if d.owned {
 		m.release(d.at)
 	}
+}
+
+// metric is denoise.Descent.Metric.
+func (m *machine) metricOf(d *descent) (root, inverse vector, err error) {
+	n := len(d.at.ts)
+	p, err := m.metric(d.at.shapes, d.rule)
+	out, err := m.run(p, err, append(concat(d.moments.ts[n:2*n]), m.scalar), nil)
+	if err != nil {
+		return root, inverse, err
+	}
+	return vector{d.at.shapes, out[:n:n]}, vector{d.at.shapes, out[n:]}, nil
+}
+
+// unroll is denoise.Descent.Unrolled: a derivative is taken back along the recorded steps. each is given the derivative by
+// the gradient of a step; curvature makes of it what goes on.
+func (m *machine) unroll(d *descent, right vector, clipped bool, curvature func(v vector) (vector, error), each func(v vector) error) (vector, error) {
+	n := len(d.at.ts)
+	adjoint, err := m.mix(right, right)
+	if err != nil {
+		return vector{}, err
+	}
+	moments := vector{shapes: d.moments.shapes}
+	for range d.rule.StateSlots() {
+		zero, err := m.mix(right, right)
+		if err != nil {
+			return vector{}, err
+		}
+		moments.ts = append(moments.ts, zero.ts...)
+	}
+	defer func() { m.release(moments) }()
+	for _, f := range slices.Backward(d.trail) {
+		p, err := m.reverse(d.at.shapes, d.rule)
+		back, err := m.run(p, err, append(concat(f.at.ts, f.gradient.ts, f.moments.ts, adjoint.ts, moments.ts), m.scalar, m.scalar, m.scalar), nil)
+		if err != nil {
+			return vector{}, err
+		}
+		m.release(adjoint, moments)
+		adjoint.ts, moments.ts = back[:n:n], back[2*n:]
+		byGradient := vector{d.at.shapes, back[n : 2*n : 2*n]}
+		if adjoint, err = m.throughLoss(f, adjoint, byGradient, clipped, curvature, each); err != nil {
+			return vector{}, err
+		}
+	}
+	return adjoint, nil
+}
+
+// throughLoss adds what the adjoint gets by way of a step's gradient. It uses up both vectors.
+func (m *machine) throughLoss(f footprint, adjoint, byGradient vector, clipped bool, curvature func(v vector) (vector, error), each func(v vector) error) (vector, error) {
+	defer m.release(byGradient)
+	if clipped {
+		for _, v := range []vector{f.gradient, byGradient} {
+			if _, err := m.Dot(f.gradient, v); err != nil {
+				return vector{}, err
+			}
+		}
+	}
+	unclipped, err := m.mix(byGradient, byGradient)
+	if err != nil {
+		return vector{}, err
+	}
+	defer m.release(unclipped)
+	if err := each(unclipped); err != nil {
+		return vector{}, err
+	}
+	curved, err := curvature(unclipped)
+	if err != nil {
+		return vector{}, err
+	}
+	return m.accumulate(adjoint, curved)
 }
 
 func concat[T any](lists ...[]T) []T {

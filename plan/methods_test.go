@@ -1,14 +1,11 @@
 package plan
 
 import (
-	"context"
 	"maps"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
-	"github.com/resalign/resalign/engine"
 	"github.com/resalign/resalign/finetune"
 	"github.com/resalign/resalign/nn"
 	"github.com/resalign/resalign/train"
@@ -85,69 +82,10 @@ func TestEveryMethod(t *testing.T) {
 	}
 }
 
-// What methods train that choose parameters themselves is what a run trains: its checkpoint says so.
-func TestTrainedParameters(t *testing.T) {
-	o := tinyOptions(t)
-	e, err := engine.Open("go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer e.Close()
-	c := openCompiler(t)
-	for _, method := range []string{unlearn.ESDX, unlearn.ESDU, unlearn.SafeGen, unlearn.AdvUnlearn, unlearn.RECE} {
-		r := methodRecipe(t, o.Recipe, method)
-		r.Out, r.Engine, r.Outer.Steps, r.Edit.Epochs = t.TempDir(), "go", 1, 1
-		if _, err := unlearn.Run(context.Background(), e, r, unlearn.Hooks{}); err != nil {
-			t.Fatalf("%s: %v", method, err)
-		}
-		var want []string
-		checkpoints, err := train.OpenCheckpoints(filepath.Join(r.Out, "checkpoints"), 1)
-		if err != nil {
-			t.Fatal(err)
-		}
-		last, _, err := checkpoints.Latest()
-		if err != nil {
-			t.Fatal(err)
-		}
-		source, err := last.Tensors()
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, name := range source.Names() {
-			if own, ok := strings.CutPrefix(name, "theta.parameter."); ok {
-				want = append(want, own)
-			} else if method == unlearn.RECE {
-				want = append(want, name)
-			}
-		}
-		if err := source.Close(); err != nil {
-			t.Fatal(err)
-		}
-		with := o
-		with.Recipe = r
-		planned, err := with.newCourse(newMachine(c, newHeap(1, 0)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		var got []string
-		switch p := planned.(type) {
-		case *trainer:
-			got = names(pick(p.net.specs, p.theta.index))
-		case *editor:
-			got = names(p.edited)
-		}
-		slices.Sort(got)
-		slices.Sort(want)
-		if !slices.Equal(got, want) {
-			t.Errorf("%s: planned are %d parameters, %v; the run had %d, %v", method, len(got), got, len(want), want)
-		}
-	}
-}
-
 // Every method of fine-tuning can be planned; what is trained is what the method says.
 func TestEveryFineTuning(t *testing.T) {
 	o := tinyOptions(t)
-	o.Rates.Half = 1e10
+	o.Rates.Half, o.Rates.Host = 1e10, 1e9
 	c := openCompiler(t)
 	plan := func(change func(j *finetune.Job)) *Plan {
 		t.Helper()

@@ -82,7 +82,7 @@ func Make(o Options) (*Plan, error) {
 	}
 	defer c.backend.Finalize()
 	if o.Rates == (Rates{}) && !o.XLA {
-		if o.Rates, err = calibrate(c.backend, o.half(), o.closedForm()); err != nil {
+		if o.Rates, err = calibrate(c.backend, o.half(), o.onHost()); err != nil {
 			return nil, err
 		}
 	}
@@ -111,6 +111,11 @@ func (o Options) half() bool {
 // closedForm tells whether weights are solved for on the host.
 func (o Options) closedForm() bool {
 	return o.Job == nil && (o.Recipe.Method == unlearn.UCE || o.Recipe.Method == unlearn.RECE)
+}
+
+// onHost tells whether the host computes more than little.
+func (o Options) onHost() bool {
+	return o.closedForm() || o.Job != nil && o.Job.Method == finetune.SVDiff
 }
 
 // course is one way in which a run may go.

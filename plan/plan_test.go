@@ -55,7 +55,7 @@ func openCompiler(t *testing.T) *compiler {
 // A graph small enough to follow by hand: eˣ is 4000 bytes; its square cannot take its place, for it is read twice, so
 // 8000 are held; then e^x goes, and the logarithm takes the square's place, the sum is 4 bytes more.
 func TestHeightByHand(t *testing.T) {
-	p, err := openCompiler(t).program("by hand", []input{{dims: []int{10, 100}}}, func(_ *ad.Tape, in []*ad.Value) []*ad.Value {
+	p, err := openCompiler(t).program("by hand", "by hand", []input{{dims: []int{10, 100}}}, func(_ *ad.Tape, in []*ad.Value) []*ad.Value {
 		return []*ad.Value{ad.SumAll(ad.Log(ad.Square(ad.Exp(in[0]))))}
 	})
 	if err != nil {
@@ -68,7 +68,7 @@ func TestHeightByHand(t *testing.T) {
 
 // A product of 20×30 by 30×40 matrices is 2·20·30·40 operations.
 func TestProductByHand(t *testing.T) {
-	p, err := openCompiler(t).program("product", []input{{dims: []int{20, 30}}, {dims: []int{30, 40}}}, func(_ *ad.Tape, in []*ad.Value) []*ad.Value {
+	p, err := openCompiler(t).program("product", "product", []input{{dims: []int{20, 30}}, {dims: []int{30, 40}}}, func(_ *ad.Tape, in []*ad.Value) []*ad.Value {
 		return []*ad.Value{ad.MatMul(in[0], in[1], false, false)}
 	})
 	if err != nil {

@@ -11,7 +11,7 @@ func (m *machine) evaluations() []Item {
 	for p := range m.known {
 		for _, k := range kinds {
 			if k.is(p.name) {
-				highest[k.name] = max(highest[k.name], int64(p.height()))
+				highest[k.name] = max(highest[k.name], int64(m.memory.height(p)))
 			}
 		}
 	}
@@ -24,7 +24,7 @@ func (m *machine) evaluations() []Item {
 	return out
 }
 
-// height is the most that a program holds at once beside its inputs, without what the pool rounds up.
+// height is the most that a program holds at once beside its inputs where every operation makes an array.
 func (p *program) height() int {
 	highest := 0
 	p.follow(func(_ op, _ bool, held int) { highest = max(highest, held) })
@@ -73,15 +73,16 @@ func (k kind) is(program string) bool {
 }
 
 var kinds = []kind{
-	{"prediction", "prediction of"},
+	{"prediction", "prediction"},
 	{"gradient", "gradient "},
-	{"pullback", "pullback by"},
-	{"Hessian product", "Hessian product by"},
-	{"Gauss–Newton product", "Gauss–Newton product by"},
-	{"cross product", "cross product by"},
-	{"step of an optimizer", "step of"},
-	{"sum of vectors", "combination of"},
+	{"pullback", "pullback "},
+	{"Hessian product", "Hessian product "},
+	{"Gauss–Newton product", "Gauss–Newton product "},
+	{"cross product", "cross product "},
+	{"step of an optimizer", "step "},
+	{"step of an optimizer, backwards", "reverse of step "},
+	{"sum of vectors", "combination "},
 	{"encoding a prompt", "text encoder"},
-	{"encoding a picture", "encoder of"},
-	{"decoding a picture", "decoder of"},
+	{"encoding a picture", "encoder"},
+	{"decoding a picture", "decoder"},
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/resalign/resalign/denoise"
 	"github.com/resalign/resalign/hypergrad"
 	"github.com/resalign/resalign/sd"
 	"github.com/resalign/resalign/unlearn"
@@ -13,8 +14,8 @@ import (
 // view is a simulation's look at the parameters.
 type view struct {
 	sim          unlearn.Simulation
-	net          *network
-	theta, phi   selection
+	net          network
+	theta, phi   denoise.Selection
 	displacement bool
 	fresh        bool
 	tuning       batch
@@ -28,7 +29,7 @@ func (t *trainer) newView(s unlearn.Simulation) (*view, error) {
 	v := &view{sim: s, net: t.net, theta: t.theta, phi: t.theta, displacement: true}
 	switch {
 	case s.Adapts == unlearn.FreshAdapter:
-		layers, err := t.arch.skeleton().AttentionLayers(s.Targets...)
+		layers, err := t.model.AttentionLayers(s.Targets...)
 		if err != nil {
 			return nil, err
 		}
@@ -40,13 +41,13 @@ func (t *trainer) newView(s unlearn.Simulation) (*view, error) {
 		if t.adapter != nil {
 			adapters = []*sd.Adapter{t.adapter, fresh}
 		}
-		v.net, v.fresh, v.displacement = t.prepared(newNetwork(t.arch, adapters...)), true, false
-		v.phi, v.theta = v.net.group(len(adapters)), v.net.group(len(adapters)-1)
+		v.net, v.fresh, v.displacement = network{denoise.NewNetwork(t.model, adapters...)}, true, false
+		v.phi, v.theta = v.net.Group(len(adapters)), v.net.Group(len(adapters)-1)
 	case s.Adapts == unlearn.AllWeights && t.adapter != nil:
-		v.phi, v.displacement = t.net.group(0), false
+		v.phi, v.displacement = t.net.Group(0), false
 	case s.Adapts == unlearn.CrossAttention:
 		var err error
-		if v.phi, err = t.net.named(0, "attn2.to_k", "attn2.to_v"); err != nil {
+		if v.phi, err = t.net.Named("attn2.to_k", "attn2.to_v"); err != nil {
 			return nil, fmt.Errorf("recipe: simulation %q: %w", s.Name, err)
 		}
 		v.displacement = false
@@ -81,7 +82,14 @@ func (t *trainer) resilience(v *view, harm *harm) (vector, error) {
 		return vector{}, err
 	}
 	defer t.end(d)
-	point := v.phi.put(start, d.at.ts)
+	var root, inverse vector
+	if t.r.Hypergradient.Metric == unlearn.AdamMetric {
+		if root, inverse, err = t.metricOf(d); err != nil {
+			return vector{}, err
+		}
+		defer t.release(root, inverse)
+	}
+	point := put(v.phi, start, d.at.ts)
 	g, err := t.gradientAt(v.net, v.phi, harm.limit, harm.batch, point, harm.in)
 	if err != nil {
 		return vector{}, err
@@ -92,22 +100,22 @@ func (t *trainer) resilience(v *view, harm *harm) (vector, error) {
 		return vector{}, err
 	}
 	defer t.release(right)
+	if t.r.Hypergradient.Solver == unlearn.Unrolled {
+		return t.unrolled(v, d, point, harm, right)
+	}
 	tuning := t.feed(v.net.inputs(v.tuning)...)
 	defer t.memory.free(tuning...)
-	if t.r.Hypergradient.Solver == unlearn.Unrolled {
-		return t.unrolled(v, d, point, harm, tuning, right)
-	}
 	system := hypergrad.System[vector]{Space: t.machine, Gamma: t.r.Hypergradient.Gamma, Right: right, Product: t.product(v, point, tuning)}
 	if v.displacement {
-		x, _, err := t.solver(v, d)(context.Background(), system)
+		x, _, err := t.solver(inverse, root)(context.Background(), system)
 		return x, err
 	}
-	return t.implicit(v, d, point, harm, tuning, system)
+	return t.implicit(v, inverse, point, harm, tuning, system)
 }
 
 // simulate goes through a fine-tuning.
 func (t *trainer) simulate(v *view, start []*tensor) (*descent, error) {
-	at := newVector(v.net.shapes(v.phi), pick(start, v.phi.index))
+	at := vector{v.net.shapes(v.phi), pick(v.phi, start)}
 	rule := v.sim.Rule()
 	var d *descent
 	if v.chain == nil {
@@ -146,7 +154,7 @@ func (t *trainer) simulate(v *view, start []*tensor) (*descent, error) {
 func (t *trainer) innerStep(v *view, d *descent, start []*tensor) error {
 	in := t.feed(v.net.inputs(v.tuning)...)
 	defer t.memory.free(in...)
-	g, err := t.gradientAt(v.net, v.phi, 0, v.tuning, v.phi.put(start, d.at.ts), in)
+	g, err := t.gradientAt(v.net, v.phi, 0, v.tuning, put(v.phi, start, d.at.ts), in)
 	if err != nil {
 		return err
 	}
@@ -166,15 +174,15 @@ func (t *trainer) product(v *view, point, tuning []*tensor) hypergrad.Product[ve
 		switch t.r.Hypergradient.Products {
 		case centralDifferences:
 			return hypergrad.CentralDifference(t.machine, func(phi vector) (vector, error) {
-				return t.gradientAt(v.net.exact(), v.phi, 0, v.tuning, v.phi.put(point, phi.ts), tuning)
-			}, newVector(v.net.shapes(v.phi), pick(point, v.phi.index)), 0)(u)
+				return t.gradientAt(network{v.net.Exact()}, v.phi, 0, v.tuning, put(v.phi, point, phi.ts), tuning)
+			}, vector{v.net.shapes(v.phi), pick(v.phi, point)}, 0)(u)
 		case unlearn.GaussNewton:
 			p, err = t.gaussNewtonProduct(v.net, v.phi, v.tuning)
 		default:
 			p, err = t.hessianProduct(v.net, v.phi, v.tuning)
 		}
 		out, err := t.run(p, err, concat(point, u.ts, tuning), nil)
-		return newVector(v.net.shapes(v.phi), out), err
+		return vector{v.net.shapes(v.phi), out}, err
 	}
 }
 
@@ -187,16 +195,16 @@ const (
 func (t *trainer) cross(v *view, point, tuning []*tensor, u vector) (vector, error) {
 	if t.r.Hypergradient.Products == centralDifferences {
 		return hypergrad.CentralDifference(t.machine, func(phi vector) (vector, error) {
-			return t.gradientAt(v.net.exact(), v.theta, 0, v.tuning, v.phi.put(point, phi.ts), tuning)
-		}, newVector(v.net.shapes(v.phi), pick(point, v.phi.index)), 0)(u)
+			return t.gradientAt(network{v.net.Exact()}, v.theta, 0, v.tuning, put(v.phi, point, phi.ts), tuning)
+		}, vector{v.net.shapes(v.phi), pick(v.phi, point)}, 0)(u)
 	}
 	p, err := t.crossProduct(v.net, v.theta, v.phi, v.tuning)
 	out, err := t.run(p, err, concat(point, u.ts, tuning), nil)
-	return newVector(v.net.shapes(v.theta), out), err
+	return vector{v.net.shapes(v.theta), out}, err
 }
 
-// solver is the recipe's, with the metric's vectors around it where it has one.
-func (t *trainer) solver(v *view, d *descent) hypergrad.Solver[vector] {
+// solver is the recipe's, with the metric's vectors around it where it has one. last is what the solution is multiplied by.
+func (t *trainer) solver(inverse, last vector) hypergrad.Solver[vector] {
 	h := t.r.Hypergradient
 	solve := hypergrad.RichardsonSolver[vector](t.richardson())
 	if h.Solver == unlearn.ConjugateGradient {
@@ -205,7 +213,7 @@ func (t *trainer) solver(v *view, d *descent) hypergrad.Solver[vector] {
 	if h.Metric != unlearn.AdamMetric {
 		return solve
 	}
-	return t.inMetric(solve, d)
+	return t.inMetric(solve, inverse, last)
 }
 
 func (t *trainer) richardson() hypergrad.RichardsonOptions {
@@ -217,19 +225,10 @@ func (t *trainer) richardson() hypergrad.RichardsonOptions {
 	return o
 }
 
-// inMetric holds √P and 1/√P during the solve and multiplies by them around each product.
-func (t *trainer) inMetric(solve hypergrad.Solver[vector], d *descent) hypergrad.Solver[vector] {
+// inMetric multiplies by the metric's vectors around each product.
+func (t *trainer) inMetric(solve hypergrad.Solver[vector], inverse, last vector) hypergrad.Solver[vector] {
 	return func(ctx context.Context, s hypergrad.System[vector]) (vector, hypergrad.Report, error) {
 		var none vector
-		root, err := t.mix(d.at)
-		if err != nil {
-			return none, hypergrad.Report{}, err
-		}
-		inverse, err := t.mix(d.at)
-		if err != nil {
-			return none, hypergrad.Report{}, err
-		}
-		defer t.release(root, inverse)
 		right, err := t.multiply(inverse, s.Right)
 		if err != nil {
 			return none, hypergrad.Report{}, err
@@ -254,12 +253,12 @@ func (t *trainer) inMetric(solve hypergrad.Solver[vector], d *descent) hypergrad
 			return none, report, err
 		}
 		defer t.release(y)
-		x, err := t.multiply(root, y)
+		x, err := t.multiply(last, y)
 		return x, report, err
 	}
 }
 
-func (t *trainer) implicit(v *view, d *descent, point []*tensor, harm *harm, tuning []*tensor, s hypergrad.System[vector]) (vector, error) {
+func (t *trainer) implicit(v *view, inverse vector, point []*tensor, harm *harm, tuning []*tensor, s hypergrad.System[vector]) (vector, error) {
 	direct, err := t.directShare(v, point, harm)
 	if err != nil {
 		return vector{}, err
@@ -274,7 +273,7 @@ func (t *trainer) implicit(v *view, d *descent, point []*tensor, harm *harm, tun
 	if h.Solver == unlearn.FirstOrder || (h.Solver == unlearn.Richardson && h.Metric != unlearn.AdamMetric) {
 		x, _, err = hypergrad.Implicit(context.Background(), a, t.richardson())
 	} else {
-		x, _, err = hypergrad.ImplicitWith(context.Background(), a, t.solver(v, d))
+		x, _, err = hypergrad.ImplicitWith(context.Background(), a, t.solver(inverse, inverse))
 	}
 	return x, err
 }
@@ -288,59 +287,31 @@ func (t *trainer) directShare(v *view, point []*tensor, harm *harm) (vector, err
 	return t.mix(g)
 }
 
-// unrolled goes back over the recorded steps.
-func (t *trainer) unrolled(v *view, d *descent, point []*tensor, harm *harm, tuning []*tensor, right vector) (vector, error) {
-	var total vector
-	var err error
+// unrolled goes back over the recorded steps, each of which draws its batch again.
+func (t *trainer) unrolled(v *view, d *descent, point []*tensor, harm *harm, right vector) (total vector, err error) {
+	each := func(vector) error { return nil }
 	if !v.displacement {
 		if total, err = t.directShare(v, point, harm); err != nil {
 			return vector{}, err
 		}
-	}
-	adjoint, err := t.mix(right, right)
-	if err != nil {
-		return vector{}, err
-	}
-	var moments []vector
-	for range d.rule.StateSlots() {
-		zero, err := t.mix(right, right)
-		if err != nil {
-			return vector{}, err
-		}
-		moments = append(moments, zero)
-	}
-	defer func() { t.release(moments...) }()
-	for range d.trail {
-		// The reverse of a step makes derivatives by the parameters, the gradient and the moments.
-		byGradient, err := t.mix(adjoint, adjoint)
-		if err != nil {
-			return vector{}, err
-		}
-		unclipped, err := t.mix(byGradient, byGradient)
-		if err != nil {
-			return vector{}, err
-		}
-		if !v.displacement {
-			share, err := t.cross(v, point, tuning, unclipped)
-			if err != nil {
-				return vector{}, err
+		each = func(u vector) error {
+			tuning := t.feed(v.net.inputs(v.tuning)...)
+			defer t.memory.free(tuning...)
+			share, err := t.cross(v, point, tuning, u)
+			if err == nil {
+				total, err = t.accumulate(total, share)
 			}
-			if total, err = t.accumulate(total, share); err != nil {
-				return vector{}, err
-			}
-		}
-		curved, err := t.product(v, point, tuning)(unclipped)
-		if err != nil {
-			return vector{}, err
-		}
-		t.release(unclipped, byGradient)
-		if adjoint, err = t.accumulate(adjoint, curved); err != nil {
-			return vector{}, err
+			return err
 		}
 	}
-	if v.displacement {
-		return adjoint, nil
+	start, err := t.unroll(d, right, v.sim.ClipNorm > 0, func(u vector) (vector, error) {
+		tuning := t.feed(v.net.inputs(v.tuning)...)
+		defer t.memory.free(tuning...)
+		return t.product(v, point, tuning)(u)
+	}, each)
+	if err != nil || v.displacement {
+		return start, err
 	}
-	t.release(adjoint)
+	t.release(start)
 	return total, nil
 }

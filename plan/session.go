@@ -4,8 +4,11 @@ import (
 	"cmp"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/resalign/resalign/data"
+	"github.com/resalign/resalign/denoise"
+	"github.com/resalign/resalign/diffusion"
 	"github.com/resalign/resalign/generate"
 	"github.com/resalign/resalign/nn"
 	"github.com/resalign/resalign/sd"
@@ -17,9 +20,9 @@ import (
 type session struct {
 	*machine
 	arch    *Architecture
-	side    int // of training pictures, in pixels
-	compute nn.Compute
-	teacher *network // the UNet as it was read
+	side    int       // of training pictures, in pixels
+	model   *sd.Model // without its numbers
+	teacher network   // the UNet as it was read
 	frozen  []*tensor
 	text    []*tensor // of all text encoders
 	vae     []*tensor
@@ -29,14 +32,14 @@ type session struct {
 	prepare, step, previews work
 }
 
-// newSession reads the model.
-func newSession(m *machine, a *Architecture, resolution int, compute nn.Compute) *session {
-	s := &session{machine: m, arch: a, side: cmp.Or(resolution, a.resolution()), compute: cmp.Or(compute, nn.Float32)}
-	s.teacher = newNetwork(a).computing(s.compute)
+// newSession reads a model, which is set up to compute as the run does.
+func newSession(m *machine, model *sd.Model, a *Architecture, resolution int) *session {
+	s := &session{machine: m, arch: a, side: cmp.Or(resolution, a.resolution()), model: model}
+	s.teacher = network{denoise.NewNetwork(model)}
 	s.memory.sparing(true)
 	s.text = s.load(a.textSpecs())
 	s.vae = s.load(sd.NewVAE(a.VAE).Specs())
-	s.frozen = s.load(s.teacher.specs)
+	s.frozen = s.load(s.teacher.Specs())
 	s.memory.sparing(false)
 	return s
 }
@@ -64,18 +67,18 @@ func (s *session) batch(size int) (batch, error) {
 }
 
 // gradientAt is a gradient at a point on a batch.
-func (s *session) gradientAt(n *network, by selection, limit float64, b batch, point, in []*tensor) (vector, error) {
+func (s *session) gradientAt(n network, by denoise.Selection, limit float64, b batch, point, in []*tensor) (vector, error) {
 	p, err := s.gradient(n, by, limit, b)
 	out, err := s.run(p, err, concat(point, in), nil)
 	if err != nil {
 		return vector{}, err
 	}
 	s.memory.free(out[0])
-	return newVector(n.shapes(by), out[1:]), nil
+	return vector{n.shapes(by), out[1:]}, nil
 }
 
 // predictAt is a prediction on the conditions of a batch.
-func (s *session) predictAt(n *network, b batch, point, in []*tensor) (*tensor, error) {
+func (s *session) predictAt(n network, b batch, point, in []*tensor) (*tensor, error) {
 	p, err := s.prediction(n, b)
 	out, err := s.run(p, err, concat(point, in[:len(n.conditions(b))]), nil)
 	if err != nil {
@@ -158,15 +161,49 @@ func (s *session) countPictures(name string, folders ...string) int {
 }
 
 // preview makes pictures, if the run wants any, with a network at a point. Each prompt is a batch of its own.
-func (s *session) preview(p generate.Preview, steps int, n *network, point []*tensor) error {
+func (s *session) preview(p generate.Preview, steps int, n network, point []*tensor) error {
 	if p.Every == 0 || len(p.Prompts) == 0 {
 		return nil
 	}
-	return s.generate(p.Options, float64(steps/p.Every*len(p.Prompts)), n, point)
+	if p.Options.Guidance > 1 { // before the first step the program looks whether the model can make them
+		if err := s.encodePrompt(); err != nil {
+			return err
+		}
+	}
+	occasions := steps / p.Every
+	if err := s.repeat(encodedRuns, float64(s.previewPrompts(p, occasions, n)), func() error { return s.embed(n, point) }); err != nil {
+		return err
+	}
+	return s.generate(p.Options, float64(occasions*len(p.Prompts)), n, point)
+}
+
+// previewPrompts is how many prompts previews encode. What the model's own encoders make of one is kept, but for the
+// negative prompt; a network's own are trained and encode anew.
+func (s *session) previewPrompts(p generate.Preview, occasions int, n network) int {
+	prompts := len(p.Prompts)
+	if n.Tokenizer() != nil {
+		prompts *= occasions
+	}
+	if p.Options.Guidance > 1 {
+		prompts += occasions
+	}
+	return prompts
+}
+
+// embed encodes a prompt with the text encoders of a network, or those of the model where it has none.
+func (s *session) embed(n network, point []*tensor) error {
+	if n.Tokenizer() == nil {
+		return s.encodePrompt()
+	}
+	ids := s.feed(n.prompts(batch{size: 1, tokens: true}))
+	p, err := s.embedding(n)
+	out, err := s.run(p, err, concat(point, ids), nil)
+	s.memory.free(concat(ids, out)...)
+	return err
 }
 
 // generate makes so many batches of pictures.
-func (s *session) generate(o generate.Options, batches float64, n *network, point []*tensor) error {
+func (s *session) generate(o generate.Options, batches float64, n network, point []*tensor) error {
 	side := s.arch.resolution()
 	b, err := s.arch.latents(max(1, o.Batch), cmp.Or(o.Height, side), cmp.Or(o.Width, side))
 	if err != nil {
@@ -176,8 +213,12 @@ func (s *session) generate(o generate.Options, batches float64, n *network, poin
 	if o.Guidance > 1 {
 		rows.size *= 2
 	}
+	sampler, err := diffusion.NewSampler(s.arch.Scheduler, o.Scheduler, o.Steps)
+	if err != nil {
+		return fmt.Errorf("pictures: %w", err)
+	}
 	given := s.feed(n.conditions(rows)[2:]...)
-	if err := s.repeat(settledAt, batches*float64(o.Steps), func() error {
+	if err := s.repeat(settledAt, batches*float64(len(sampler.Timesteps())), func() error {
 		in := concat(s.feed(n.conditions(rows)[:2]...), given)
 		out, err := s.predictAt(n, rows, point, in)
 		if err != nil {
@@ -201,7 +242,7 @@ func (s *session) decode(o generate.Options, b batch, batches float64) error {
 		batches *= float64(b.size)
 	}
 	if o.VAETiling {
-		tile, err := s.arch.skeleton().TileSize(o.VAETileSize)
+		tile, err := s.model.TileSize(o.VAETileSize)
 		if err != nil {
 			return err
 		}
@@ -212,7 +253,7 @@ func (s *session) decode(o generate.Options, b batch, batches float64) error {
 			piece.height, piece.width = min(d, b.height), min(d, b.width)
 		}
 	}
-	decoder, err := s.vaeDecoder(s.arch, s.compute, piece)
+	decoder, err := s.vaeDecoder(s.arch, cmp.Or(s.model.Compute, nn.Float32), piece)
 	if err != nil {
 		return err
 	}
@@ -245,24 +286,36 @@ func (s *session) checkpoint(d *descent, more ...*tensor) {
 	s.keep(concat(d.at.ts, d.moments.ts, more))
 }
 
-// export writes the UNet, with an adapter merged into it if there is one, and other components that changed.
-func (s *session) export(adapter *sd.Adapter, others ...*tensor) {
-	var made []*tensor
-	if adapter != nil {
-		for _, l := range adapter.Layers {
-			made = append(made, s.memory.feed(4*l.In*l.Out*max(1, l.Kernel[0]*l.Kernel[1])))
-		}
-	}
+// export writes the UNet and other components that changed.
+func (s *session) export(others ...*tensor) {
 	s.keep(s.frozen)
-	s.memory.free(made...)
 	if len(others) > 0 {
 		s.keep(others)
 	}
 }
 
+// exportMerged writes the UNet with an adapter merged into it.
+func (s *session) exportMerged(a *sd.Adapter, factors vector) error {
+	specs := s.teacher.Specs()
+	merged := concat(s.frozen)
+	var made []*tensor
+	for i, l := range a.Layers {
+		k := slices.IndexFunc(specs, func(w nn.Spec) bool { return w.Name == l.Path+".weight" })
+		p, err := s.merge(input{dims: specs[k].EngineShape()}, factors.shapes[2*i], factors.shapes[2*i+1], a)
+		out, err := s.run(p, err, []*tensor{s.frozen[k], factors.ts[2*i], factors.ts[2*i+1]}, nil)
+		if err != nil {
+			return err
+		}
+		merged[k], made = out[0], append(made, out[0])
+	}
+	s.keep(merged)
+	s.memory.free(made...)
+	return nil
+}
+
 // parameters counts the model's.
 func (s *session) parameters() Parameters {
-	return Parameters{UNet: count(s.teacher.specs), Text: count(s.arch.textSpecs()), VAE: count(sd.NewVAE(s.arch.VAE).Specs())}
+	return Parameters{UNet: count(s.teacher.Specs()), Text: count(s.arch.textSpecs()), VAE: count(sd.NewVAE(s.arch.VAE).Specs())}
 }
 
 // stays lists what stays in memory: the model, and what has so many single numbers.

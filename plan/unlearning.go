@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/resalign/resalign/denoise"
 	"github.com/resalign/resalign/nn"
 	"github.com/resalign/resalign/sd"
 	"github.com/resalign/resalign/unlearn"
@@ -15,9 +16,9 @@ import (
 type trainer struct {
 	*session
 	r       unlearn.Recipe
-	net     *network // with the adapter under training, if θ is one
+	net     network // with the adapter under training, if θ is one
 	adapter *sd.Adapter
-	theta   selection
+	theta   denoise.Selection
 	start0  []*tensor // the parameters of net where training begins
 	outer   *descent
 	views   []*view
@@ -25,20 +26,21 @@ type trainer struct {
 
 	harmful, retained batch // retained: of size 0 where the method does without
 	related           batch // meta-unlearn: of size 0 without
-	rows              selection
+	rows              denoise.Selection
 }
 
 // newTrainer lays the parameters out and prepares the data.
 func newTrainer(m *machine, a *Architecture, r unlearn.Recipe) (*trainer, error) {
-	t := &trainer{session: newSession(m, a, r.Resolution, nn.Compute(r.Memory.Compute)), r: r}
-	t.teacher = t.teacher.checkpointed(r.Memory.GradientCheckpointing)
+	model := a.skeleton()
+	model.GradientCheckpointing, model.Compute = r.Memory.GradientCheckpointing, nn.Compute(r.Memory.Compute)
+	t := &trainer{session: newSession(m, model, a, r.Resolution), r: r}
 	if err := t.sizeBatches(); err != nil {
 		return nil, fmt.Errorf("recipe: %w", err)
 	}
 	if err := t.layOut(); err != nil {
 		return nil, err
 	}
-	t.outer = t.newDescent(newVector(t.net.shapes(t.theta), pick(t.start0, t.theta.index)), r.Outer.Rule())
+	t.outer = t.newDescent(vector{t.net.shapes(t.theta), pick(t.theta, t.start0)}, r.Outer.Rule())
 	if r.Method == unlearn.ResAlign || r.Method == unlearn.MetaUnlearn {
 		for _, s := range r.Simulations {
 			v, err := t.newView(s)
@@ -50,6 +52,9 @@ func newTrainer(m *machine, a *Architecture, r unlearn.Recipe) (*trainer, error)
 	}
 	pictures := t.pictures()
 	prompts := pictures.plain + len(r.Latents.Prompts)
+	if r.Method == unlearn.SafeGen { // its pictures go without captions
+		prompts = 1
+	}
 	if r.Objective.Harm == unlearn.ESD {
 		prompts += 2
 	}
@@ -66,18 +71,13 @@ func (t *trainer) sizeBatches() (err error) {
 	if t.harmful, err = t.batch(size); err != nil {
 		return err
 	}
-	if slices.Contains(t.needed(), "retain") {
+	if slices.Contains(r.Sets(), "retain") {
 		t.retained, err = t.batch(cmp.Or(r.Data["retain"].Batch, 4))
 	}
-	if _, given := r.Data["related"]; given && err == nil {
+	if slices.Contains(r.Sets(), "related") && err == nil {
 		t.related, err = t.batch(cmp.Or(r.Data["related"].Batch, 1))
 	}
 	return err
-}
-
-// prepared is a network that computes as the recipe says.
-func (t *trainer) prepared(n *network) *network {
-	return n.checkpointed(t.r.Memory.GradientCheckpointing).computing(t.compute)
 }
 
 // layOut chooses θ.
@@ -85,78 +85,33 @@ func (t *trainer) layOut() (err error) {
 	r := t.r
 	switch r.Trainable.Parameters {
 	case "lora":
-		layers, err := t.arch.skeleton().AttentionLayers(r.Trainable.Targets...)
+		layers, err := t.model.AttentionLayers(r.Trainable.Targets...)
 		if err != nil {
 			return fmt.Errorf("recipe: trainable.targets: %w", err)
 		}
 		if t.adapter, err = sd.NewAdapter(layers, r.Trainable.Rank, r.Trainable.Scale); err != nil {
 			return fmt.Errorf("recipe: trainable.rank: %w", err)
 		}
-		t.net = t.prepared(newNetwork(t.arch, t.adapter))
-		t.theta = t.net.group(1)
+		t.net = network{denoise.NewNetwork(t.model, t.adapter)}
+		t.theta = t.net.Group(1)
 		t.start0 = concat(t.frozen, t.feed(t.net.shapes(t.theta)...))
 	case unlearn.TextEncoder:
-		n, err := newTextNetwork(t.arch, t.harmful.size*r.Attack.Tokens)
-		if err != nil {
+		if t.net, err = t.newTextNetwork(t.harmful.size * r.Attack.Tokens); err != nil {
 			return fmt.Errorf("recipe: method %s: %w", unlearn.AdvUnlearn, err)
 		}
-		t.net = t.prepared(n)
-		if t.theta, err = t.net.named(1, ".encoder.layers.", ".final_layer_norm."); err != nil {
+		if t.theta, err = t.net.NamedOf(1, unlearn.TextParts()...); err != nil {
 			return err
 		}
-		t.rows = t.net.embeddings()
+		t.rows = t.net.Group(2)
 		t.start0 = concat(t.frozen, t.text, t.feed(t.net.shapes(t.rows)...))
 	default:
-		t.net = t.prepared(newNetwork(t.arch))
-		t.theta, t.start0 = t.net.group(0), t.frozen
-		if parts := t.trainedParts(); len(parts) > 0 {
-			t.theta, err = t.net.named(0, parts...)
+		t.net = network{denoise.NewNetwork(t.model)}
+		t.theta, t.start0 = t.net.Group(0), t.frozen
+		if parts := r.TrainedParts(names(t.net.Specs())); len(parts) > 0 {
+			t.theta, err = t.net.Named(parts...)
 		}
 	}
 	return err
-}
-
-// trainedParts are parts of the names of what methods train that take some of the UNet's weights (package unlearn,
-// thetaParts); none for the others.
-func (t *trainer) trainedParts() []string {
-	var parts []string
-	switch t.r.Method {
-	case unlearn.ESDX:
-		parts = []string{".attn2."}
-	case unlearn.SafeGen:
-		parts = []string{".attn1."}
-	case unlearn.ESDU:
-		parts = []string{
-			"conv_in.", ".resnets.", "samplers.", ".proj_in.", ".proj_out.", ".attn1.", ".ff.",
-			".norm.", ".norm1.", ".norm2.", ".norm3.",
-		}
-	}
-	return slices.DeleteFunc(parts, func(part string) bool {
-		_, err := t.net.named(0, part)
-		return err != nil
-	})
-}
-
-// needed lists the sets of pictures that the run reads.
-func (t *trainer) needed() []string {
-	r := t.r
-	var out []string
-	if r.Latents.From != unlearn.FromPrompts || r.Method == unlearn.MetaUnlearn {
-		out = append(out, "harmful")
-	}
-	if _, given := r.Data["retain"]; given || (r.Method != unlearn.ESDX && r.Method != unlearn.ESDU) {
-		out = append(out, "retain")
-	}
-	if _, given := r.Data["related"]; given && r.Method == unlearn.MetaUnlearn {
-		out = append(out, "related")
-	}
-	for _, v := range t.views {
-		out = append(out, v.sim.Data)
-		if v.sim.Prior != "" {
-			out = append(out, v.sim.Prior)
-		}
-	}
-	return out
 }
 
 // pictures counts what is encoded.
@@ -164,7 +119,7 @@ func (t *trainer) pictures() pictures {
 	var p pictures
 	for _, name := range slices.Sorted(maps.Keys(t.r.Data)) {
 		d := t.r.Data[name]
-		if !slices.Contains(t.needed(), name) {
+		if !slices.Contains(t.r.Sets(), name) {
 			continue
 		}
 		n := t.countPictures("data."+name, folders(d)...)
@@ -176,7 +131,7 @@ func (t *trainer) pictures() pictures {
 			p.mirrored += n
 		}
 	}
-	if len(t.needed()) > 0 {
+	if len(t.r.Sets()) > 0 {
 		p.plain = max(1, p.plain) // pictures that are not here yet are encoded, too
 	}
 	return p
@@ -219,11 +174,14 @@ func (t *trainer) walk() error {
 		return fmt.Errorf("recipe: preview.options: %w", err)
 	}
 	t.previews = t.work
-	var changed []*tensor
-	if t.r.Trainable.Parameters == unlearn.TextEncoder {
-		changed = t.text
+	switch {
+	case t.adapter != nil:
+		return t.exportMerged(t.adapter, t.outer.at)
+	case t.r.Trainable.Parameters == unlearn.TextEncoder:
+		t.export(t.text...)
+	default:
+		t.export()
 	}
-	t.export(t.adapter, changed...)
 	return nil
 }
 
@@ -239,7 +197,7 @@ func (t *trainer) chains() []*tensor {
 }
 
 // point is the parameters of t.net.
-func (t *trainer) point() []*tensor { return t.theta.put(t.start0, t.outer.at.ts) }
+func (t *trainer) point() []*tensor { return put(t.theta, t.start0, t.outer.at.ts) }
 
 // outerStep is one outer step with each of the given simulations; none stands for λ = 0. each is how often one is drawn.
 func (t *trainer) outerStep(views []*view, each float64) error {
@@ -315,7 +273,7 @@ func (t *trainer) direct(h *harm) (vector, error) {
 		return vector{}, err
 	}
 	t.memory.free(out[:2]...)
-	g := newVector(t.net.shapes(t.theta), out[2:])
+	g := vector{t.net.shapes(t.theta), out[2:]}
 	defer t.release(g)
 	if t.retained.size == 0 {
 		return t.mix(g)
@@ -342,10 +300,10 @@ func (t *trainer) retain() (vector, error) {
 		defer t.memory.free(taught)
 		with = withTarget(in, taught)
 	}
-	if t.rows.index != nil {
+	if t.rows.Len() > 0 {
 		ids := t.feed(t.net.prompts(b.asTokens()))
 		defer t.memory.free(ids...)
-		b, with = b.asTokens(), t.net.retokened(with, b, ids[0])
+		b, with = b.asTokens(), t.net.retokened(with, ids[0])
 	}
 	return t.gradientAt(t.net, t.theta, 0, b, t.point(), with)
 }
@@ -357,19 +315,9 @@ func withTarget(in []*tensor, target *tensor) []*tensor {
 	return out
 }
 
-// retokened is the inputs of a loss on a batch with ids in place of its embeddings.
-func (n *network) retokened(in []*tensor, b batch, ids *tensor) []*tensor {
-	out := concat(in[:2], []*tensor{ids})
-	rest := in[3:]
-	if n.arch.XL {
-		rest = rest[1:] // pooled embeddings
-	}
-	return append(out, rest...)
-}
-
 // report fills in what does not depend on the collector.
 func (t *trainer) report(p *Plan) {
-	theta := pick(t.net.specs, t.theta.index)
+	theta := t.theta.Specs(t.net.Network)
 	p.Method = t.r.Method
 	p.Steps, p.StepName = t.r.Outer.Steps, "outer step"
 	p.Parameters = t.parameters()
@@ -377,11 +325,11 @@ func (t *trainer) report(p *Plan) {
 	items := []Item{
 		{"θ", int64(count(theta))},
 		{"moments of the outer optimizer", stateSize(t.outer.rule, theta)},
-		{"mask of salient parameters", int64(count(pick(t.net.specs, t.theta.index)) * min(1, len(t.mask.ts)))},
+		{"mask of salient parameters", int64(count(t.theta.Specs(t.net.Network)) * min(1, len(t.mask.ts)))},
 	}
 	var chains, trail int64
 	for _, v := range t.views {
-		specs := pick(v.net.specs, v.phi.index)
+		specs := v.phi.Specs(v.net.Network)
 		phi, moments := int64(count(specs)), stateSize(v.sim.Rule(), specs)
 		if v.sim.ChainReset > 1 {
 			chains += phi + moments

@@ -36,9 +36,9 @@ func (a Attack) validate(v *validation, r Recipe) {
 	v.check(r.Preview.Every == 0, "preview.every", "%d: there are no previews while method %s trains the text encoder; make pictures with the result instead", r.Preview.Every, AdvUnlearn)
 }
 
-// textParts are the parts of names of what advunlearn trains: all layers and the norm after them, not the embeddings of
-// words and places.
-func textParts() []string { return []string{".encoder.layers.", ".final_layer_norm."} }
+// TextParts are the parts of names of what advunlearn trains of the text encoder: all layers and the norm after them, not the
+// embeddings of words and places.
+func TextParts() []string { return []string{".encoder.layers.", ".final_layer_norm."} }
 
 // adversary is what method advunlearn has beside the others.
 type adversary struct {
@@ -71,7 +71,7 @@ func (t *trainer) initText() (groups [][]*engine.Tensor, err error) {
 	if t.net, err = denoise.NewTextNetwork(t.model, n); err != nil {
 		return nil, fmt.Errorf("recipe: method %s: %w", AdvUnlearn, err)
 	}
-	if t.theta, err = t.net.NamedOf(1, textParts()...); err != nil {
+	if t.theta, err = t.net.NamedOf(1, TextParts()...); err != nil {
 		return nil, err
 	}
 	tower := t.model.Towers[0]

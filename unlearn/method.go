@@ -53,6 +53,21 @@ func (r Recipe) needs() []string {
 	return names
 }
 
+// Sets lists the sets of pictures that the run reads, those of simulations included, each once.
+func (r Recipe) Sets() []string {
+	names := r.needs()
+	if r.simulates() {
+		for _, s := range r.Simulations {
+			names = append(names, s.Data)
+			if s.Prior != "" {
+				names = append(names, s.Prior)
+			}
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
 // TotalSteps is the number of steps that the run logs: outer steps, or the edits of a closed form.
 func (r Recipe) TotalSteps() int {
 	switch r.Method {
@@ -105,19 +120,26 @@ var harmOf = map[string]string{
 	ESD: ESD, ESDX: ESD, ESDU: ESD, AdvUnlearn: ESD, Ascent: Ascent, SalUn: Relabel, SafeGen: Mosaic, LCFDSDNG: ContrastLoss, LCFDSDLT: ContrastLoss,
 }
 
-// thetaParts are the parts of parameters' names by which restricted methods choose what they train. esd-u leaves out
-// cross-attention, the output head (conv_norm_out, conv_out) and the embedding of timesteps, as the authors' code does.
-func thetaParts(method string) []string {
-	switch method {
+// TrainedParts are the parts of parameters' names by which restricted methods choose what they train of a UNet with
+// parameters of the given names; none for methods that train all. esd-u leaves out cross-attention, the output head
+// (conv_norm_out, conv_out) and the embedding of timesteps, as the authors' code does.
+func (r Recipe) TrainedParts(names []string) []string {
+	var parts []string
+	switch r.Method {
 	case ESDX:
-		return []string{".attn2."}
+		parts = []string{".attn2."}
 	case SafeGen:
-		return []string{".attn1."}
+		parts = []string{".attn1."}
+	case ESDU:
+		parts = []string{
+			"conv_in.", ".resnets.", "samplers.", ".proj_in.", ".proj_out.", ".attn1.", ".ff.",
+			".norm.", ".norm1.", ".norm2.", ".norm3.",
+		}
 	}
-	return []string{
-		"conv_in.", ".resnets.", "samplers.", ".proj_in.", ".proj_out.", ".attn1.", ".ff.",
-		".norm.", ".norm1.", ".norm2.", ".norm3.",
-	}
+	// A UNet of one level has no samplers, for instance.
+	return slices.DeleteFunc(parts, func(part string) bool {
+		return !slices.ContainsFunc(names, func(name string) bool { return strings.Contains(name, part) })
+	})
 }
 
 // chooseTheta selects the weights of the UNet that are trained where θ is no adapter.
@@ -126,11 +148,7 @@ func (t *trainer) chooseTheta() (err error) {
 	if !t.recipe.restricted() {
 		return nil
 	}
-	// A UNet of one level has no samplers, for instance.
-	parts := slices.DeleteFunc(thetaParts(t.recipe.Method), func(part string) bool {
-		return !slices.ContainsFunc(t.model.UNetParams.Names(), func(name string) bool { return strings.Contains(name, part) })
-	})
-	if t.theta, err = t.net.Named(parts...); err != nil {
+	if t.theta, err = t.net.Named(t.recipe.TrainedParts(t.model.UNetParams.Names())...); err != nil {
 		return fmt.Errorf("recipe: method %s: %w", t.recipe.Method, err)
 	}
 	return nil

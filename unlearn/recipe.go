@@ -180,6 +180,7 @@ type Phase struct {
 type Memory struct {
 	GradientCheckpointing bool   `toml:"gradient_checkpointing"` // keep only the inputs of the UNet's blocks for derivatives
 	Compute               string `toml:"compute"`                // of predictions and gradients, see nn.Compute; empty: float32
+	VAETileSize           int    `toml:"vae_tile_size"`          // pixels; larger pictures are encoded by tiles. 0: whole
 }
 
 // Checkpoint says how often the run is saved.
@@ -239,6 +240,7 @@ func (r Recipe) Validate() []recipe.Problem {
 	v.notNegative("outer.clip_norm", r.Outer.ClipNorm)
 	v.check(r.Checkpoint.Every >= 1, "checkpoint.every", "%d must be at least 1", r.Checkpoint.Every)
 	v.check(r.Checkpoint.Keep >= 1, "checkpoint.keep", "%d must be at least 1", r.Checkpoint.Keep)
+	v.check(r.Memory.VAETileSize >= 0, "memory.vae_tile_size", "%d must not be below 0", r.Memory.VAETileSize)
 	v.oneOf("memory.compute", cmp.Or(r.Memory.Compute, string(nn.Float32)), nn.Computes()...)
 	v.check(r.Preview.Every >= 0, "preview.every", "%d must not be below 0", r.Preview.Every)
 	v.check(r.Preview.Every == 0 || len(r.Preview.Prompts) > 0, "preview.prompts", "previews need at least one prompt")
