@@ -169,6 +169,7 @@ func Run(ctx context.Context, e *engine.Engine, o Options) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer engine.Sparing()()
 	c, err := newCase(e, p)
 	if err != nil {
 		return nil, err

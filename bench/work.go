@@ -33,8 +33,10 @@ type workload struct {
 
 func newCase(e *engine.Engine, p preset) (*workload, error) {
 	m := &sd.Model{Engine: e, UNet: sd.NewUNet(p.unet), XL: p.unet.TextTime}
-	m.UNetParams = randomParams(m.UNet.Specs())
 	c := &workload{preset: p, model: m}
+	if err := c.draw(); err != nil {
+		return nil, err
+	}
 	c.batch = c.randomBatch("bench", p.batch)
 	return c, nil
 }
@@ -64,13 +66,18 @@ func (c *workload) free() {
 	c.model.UNetParams.Free()
 }
 
-// randomParams is sd.RandomParams one tensor at a time: the largest UNets would not fit into memory twice.
-func randomParams(specs []nn.Spec) *sd.Params {
-	p := &sd.Params{Specs: specs}
-	for i := range specs {
-		p.Tensors = append(p.Tensors, sd.RandomParams(specs[i:i+1], 0).Tensors...)
+// draw makes the weights, as sd.RandomParams does, one tensor at a time: the largest UNets would not fit into memory twice.
+func (c *workload) draw() error {
+	p := &sd.Params{Specs: c.model.UNet.Specs()}
+	c.model.UNetParams = p
+	for i := range p.Specs {
+		drawn := sd.RandomParams(p.Specs[i:i+1], 0)
+		p.Tensors = append(p.Tensors, drawn.Tensors...)
+		if err := c.model.Engine.Place(drawn.Tensors...); err != nil {
+			return err
+		}
 	}
-	return p
+	return nil
 }
 
 func normals(s *random.Stream, shape ...int) *engine.Tensor {
@@ -116,7 +123,11 @@ func (c *workload) prepare(what string) (work func(context.Context) error, done 
 		}
 		return work, func() { descent.Free(); free() }, nil
 	case HessianProduct, LoRAHessianProduct:
-		v := direction(selection.Specs(net))
+		v, err := c.direction(selection.Specs(net))
+		if err != nil {
+			free()
+			return nil, nil, err
+		}
 		return func(ctx context.Context) error {
 			product, err := net.HessianProduct(ctx, point, selection, denoise.Loss{}, c.batch, v)
 			product.Free()
@@ -131,6 +142,11 @@ func (c *workload) prepare(what string) (work func(context.Context) error, done 
 
 // network is the UNet, with an adapter if asked for, and what is trained of it.
 func (c *workload) network(lora bool) (net *denoise.Network, s denoise.Selection, p denoise.Point, free func(), err error) {
+	if !c.model.UNetParams.Tensors[0].Ok() { // used up by the steps before
+		if err := c.draw(); err != nil {
+			return nil, s, nil, nil, err
+		}
+	}
 	if !lora {
 		net = denoise.NewNetwork(c.model)
 		p, err = net.Point(c.model.UNetParams.Tensors)
@@ -150,16 +166,25 @@ func (c *workload) network(lora bool) (net *denoise.Network, s denoise.Selection
 	return net, net.Group(1), p, func() { net.Free(); factors.Free() }, err
 }
 
-// stepping goes down the loss by Adam, from one repetition to the next.
+// stepping goes down the loss by Adam, from one repetition to the next. As in a fine-tuning, steps take the memory of what they
+// start from, here also that of the workload's own weights or adapter.
 func (c *workload) stepping(net *denoise.Network, s denoise.Selection, p denoise.Point) (func(context.Context) error, *denoise.Descent, error) {
 	optimizer, err := train.DefaultOptimizer(train.Adam, learningRate)
 	if err != nil {
 		return nil, nil, err
 	}
-	descent, err := denoise.NewDescent(net, s, optimizer, p)
-	if err != nil {
-		return nil, nil, err
+	var moments denoise.Vector
+	for slot := range optimizer.StateSlots() {
+		for _, t := range s.Of(p) {
+			zeros, err := c.model.Engine.Zeros(optimizer.StateShape(slot, engine.Shape(t))...)
+			if err != nil {
+				moments.Free()
+				return nil, nil, err
+			}
+			moments = append(moments, zeros)
+		}
 	}
+	descent := denoise.ContinueDescent(net, s, optimizer, p, s.Of(p), moments, 0)
 	return func(ctx context.Context) error {
 		_, gradient, err := net.Gradient(ctx, descent.Point(), s, denoise.Loss{}, c.batch)
 		if err != nil {
@@ -169,12 +194,16 @@ func (c *workload) stepping(net *denoise.Network, s denoise.Selection, p denoise
 	}, descent, nil
 }
 
-func direction(specs []nn.Spec) denoise.Vector {
+func (c *workload) direction(specs []nn.Spec) (denoise.Vector, error) {
 	var v denoise.Vector
 	for _, s := range specs {
 		v = append(v, normals(random.New(1, "direction", s.Name), s.EngineShape()...))
+		if err := c.model.Engine.Place(v[len(v)-1]); err != nil {
+			v.Free()
+			return nil, err
+		}
 	}
-	return v
+	return v, nil
 }
 
 // generating walks from noise to latents with guidance, the whole batch at once: each call of the network sees it twice,

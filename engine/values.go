@@ -3,6 +3,8 @@ package engine
 import (
 	"fmt"
 
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/gobackend"
 	"github.com/gomlx/gomlx/core/tensors"
 )
 
@@ -34,18 +36,54 @@ func Scalar(value float64) *Tensor { return tensors.FromScalar(float32(value)) }
 // Values copies a float32 tensor to the host.
 func Values(t *Tensor) ([]float32, error) {
 	var out []float32
-	err := t.ConstFlatData(func(flat any) {
-		if f, ok := flat.([]float32); ok {
-			out = append(make([]float32, 0, len(f)), f...)
-		}
+	err := Read(t, func(values []float32) error {
+		out = append(make([]float32, 0, len(values)), values...)
+		return nil
 	})
+	return out, err
+}
+
+// Read shows the numbers of a float32 tensor, which are only valid, and not to be changed, until use returns; an error of use
+// is returned as it is. On the Go engine nothing is copied. The graph library's own reading would leave a copy of whatever
+// was computed behind, for as long as the tensor lives.
+func Read(t *Tensor, use func(values []float32) error) error {
+	if err := t.CheckValid(); err != nil {
+		return err
+	}
+	if t.DType() != dtypes.Float32 {
+		return fmt.Errorf("%w: tensor holds %s, not float32", ErrInternal, t.DType())
+	}
+	if t.IsShared() || t.HasLocal() {
+		var failed error
+		if err := t.ConstFlatData(func(flat any) { failed = use(flat.([]float32)) }); err != nil {
+			return err
+		}
+		return failed
+	}
+	backend, err := t.Backend()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if out == nil && t.Size() > 0 {
-		return nil, fmt.Errorf("%w: tensor holds %s, not float32", ErrInternal, t.DType())
+	device, err := t.Device()
+	if err != nil {
+		return err
 	}
-	return out, nil
+	buffer, err := t.Buffer(backend, device)
+	if err != nil {
+		return err
+	}
+	if backend.String() == gobackend.BackendName {
+		flat, err := buffer.Data()
+		if err != nil {
+			return err
+		}
+		return use(flat.([]float32))
+	}
+	values := make([]float32, t.Size())
+	if err := buffer.ToFlatData(values); err != nil {
+		return err
+	}
+	return use(values)
 }
 
 // ScalarValue reads a float32 or float64 scalar.

@@ -75,6 +75,7 @@ type Config struct {
 
 	GradientCheckpointing bool   `toml:"gradient_checkpointing"` // less memory for more time, see sd.Model
 	Compute               string `toml:"compute"`                // what the UNet computes in, see nn.Compute; empty: float32
+	VAETileSize           int    `toml:"vae_tile_size"`          // pixels; larger pictures are encoded by tiles. 0: whole
 
 	Seed uint64 `toml:"seed"`
 }
@@ -121,6 +122,7 @@ func (c Config) Problems() []Problem {
 	atLeast("accumulation", c.Accumulation, 1)
 	atLeast("warmup_steps", c.WarmupSteps, 0)
 	atLeast("resolution", c.Resolution, 0)
+	atLeast("vae_tile_size", c.VAETileSize, 0)
 	if c.Method == LoRA {
 		atLeast("rank", c.Rank, 1)
 	}

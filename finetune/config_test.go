@@ -43,6 +43,7 @@ func TestBadSettingsAreNamed(t *testing.T) {
 		"snr_gamma":          func(c *Config) { c.SNRGamma = -1 },
 		"noise_offset":       func(c *Config) { c.NoiseOffset = math.Inf(1) },
 		"resolution":         func(c *Config) { c.Resolution = -8 },
+		"vae_tile_size":      func(c *Config) { c.VAETileSize = -32 },
 		"train_text_encoder": func(c *Config) { c.TrainTextEncoder = true },
 		"placeholder":        func(c *Config) { c.Placeholder = "<ball>" },
 		"initializer":        func(c *Config) { c.Initializer = "ball" },

@@ -13,7 +13,6 @@ import (
 	"github.com/resalign/resalign/random"
 	"github.com/resalign/resalign/sd"
 	"github.com/resalign/resalign/train"
-	"github.com/resalign/resalign/weights"
 )
 
 // Data is what a fine-tuning learns from.
@@ -50,6 +49,10 @@ type Hooks struct {
 	// weights do not enter it.
 	Adapted   func(ctx context.Context, done int, r *Result) error
 	AdaptedAt []int
+
+	// GiveUpStart lets go of the start's tensors where all of them are trained: the trained ones take their memory, and they
+	// must not be used afterwards.
+	GiveUpStart bool
 }
 
 // tuning is a fine-tuning under way.
@@ -69,17 +72,20 @@ type tuning struct {
 	spectrum *sd.Spectrum
 	fixed    []*engine.Tensor // of the spectrum
 
+	givenUp bool // the start's tensors are the descent's
+
 	tokenizer   denoise.Tokenizer // of samples where training goes through the text encoders; nil elsewhere
 	run         *train.RunDir     // nil: nothing is kept
 	contaminant int               // part of the pictures whose draws are recorded; 0: none
 }
 
-// Run fine-tunes a model from the given weights of its UNet, which stay as they are. It returns train.ErrInterrupted if
+// Run fine-tunes a model from the given weights of its UNet, which stay as they are unless Hooks.GiveUpStart is set. It returns train.ErrInterrupted if
 // Finish was closed before the last step.
 func Run(ctx context.Context, m *sd.Model, start *sd.Params, c Config, d Data, h Hooks) (_ *Result, err error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
+	defer engine.Sparing()()
 	t := &tuning{config: c, model: m, space: denoise.NewSpace(m.Engine), contaminant: d.Contaminant}
 	defer t.space.Free()
 	defer func() { engine.Free(t.fixed...) }()
@@ -105,7 +111,7 @@ func Run(ctx context.Context, m *sd.Model, start *sd.Params, c Config, d Data, h
 	}
 	loop := train.Loop{
 		Steps: c.Steps, Run: t.run, CheckpointEvery: h.CheckpointEvery, Keep: 2, Finish: h.Finish,
-		Step: t.step, Save: t.save, Restore: t.restore, OnEvent: h.OnEvent, Warn: h.Warn,
+		Step: t.step, SaveDeferred: t.save, Restore: t.restore, OnEvent: h.OnEvent, Warn: h.Warn,
 	}
 	loop.After = func(ctx context.Context, done int) error {
 		if err := t.adapted(ctx, start, h, done); err != nil || h.Preview == nil {
@@ -152,7 +158,7 @@ func (t *tuning) prepareData(ctx context.Context, d Data, h Hooks) error {
 	sampler := func(name string, mixture data.Mixture, snrGamma float64) (*denoise.Sampler, error) {
 		options := denoise.DatasetOptions{
 			Flip: c.Flip, CaptionDropout: c.CaptionDropout, SNRGamma: snrGamma, NoiseOffset: c.NoiseOffset, Tokenizer: t.tokenizer,
-			Buckets: t.buckets(resolution),
+			Buckets: t.buckets(resolution), VAETile: c.VAETileSize,
 		}
 		set, err := denoise.NewDataset(name, t.model, mixture, data.Preprocess{Resolution: resolution}, d.Cache, options, h.Warn)
 		if err != nil {
@@ -236,6 +242,7 @@ func (t *tuning) prepareNetwork(ctx context.Context, start *sd.Params, d Data, h
 	default:
 		t.net = denoise.NewNetwork(t.model)
 		t.selected = t.net.Group(0)
+		t.givenUp = h.GiveUpStart
 	}
 	if c.GradientCheckpointing {
 		t.net.CheckpointGradients()
@@ -245,8 +252,7 @@ func (t *tuning) prepareNetwork(ctx context.Context, start *sd.Params, d Data, h
 	if err != nil {
 		return err
 	}
-	t.descent, err = denoise.NewDescent(t.net, t.selected, c.optimizer(), point)
-	return err
+	return t.begin(point)
 }
 
 func (c Config) scale() float64 {
@@ -339,50 +345,6 @@ func (t *tuning) updateAverage() (err error) {
 	}
 	t.average.Free()
 	t.average = next
-	return nil
-}
-
-func (t *tuning) save() ([]*weights.Tensor, any, error) {
-	if err := t.recordContamination(); err != nil {
-		return nil, nil, err
-	}
-	tensors, err := t.descent.Tensors("")
-	if err != nil {
-		return nil, nil, err
-	}
-	for i, x := range t.average {
-		values, err := engine.Values(x)
-		if err != nil {
-			return nil, nil, err
-		}
-		name := "average." + t.selected.Specs(t.net)[i].Name
-		tensors = append(tensors, weights.NewFloat32(name, engine.Shape(x), values))
-	}
-	return tensors, struct{}{}, nil
-}
-
-func (t *tuning) restore(steps int, source weights.Source, _ func(any) error) error {
-	if err := t.descent.Restore("", steps, source); err != nil {
-		return err
-	}
-	if t.config.EMADecay == 0 || steps == 0 {
-		return nil
-	}
-	like := t.descent.Selected()
-	for i, s := range t.selected.Specs(t.net) {
-		x, err := source.Tensor("average." + s.Name)
-		if err != nil {
-			return fmt.Errorf("checkpoint: %w", err)
-		}
-		values, err := x.Float32()
-		if err != nil {
-			return fmt.Errorf("checkpoint: %w", err)
-		}
-		if !slices.Equal(x.Shape, engine.Shape(like[i])) {
-			return fmt.Errorf("checkpoint: average.%s is %v, not %v", s.Name, x.Shape, engine.Shape(like[i]))
-		}
-		t.average = append(t.average, engine.Float32s(values, x.Shape...))
-	}
 	return nil
 }
 

@@ -38,13 +38,20 @@ func DefaultJob(method string) Job {
 	return Job{Config: Defaults(method), LoRAFormat: string(weights.DiffusersLoRA), CheckpointEvery: 50, Preview: generate.Preview{Options: generate.Defaults()}}
 }
 
-// ReadJob reads the job of a run that was begun in a folder, to continue it.
+// ReadJob reads the job of a run that was begun in a folder, to continue it. Keys that did not exist when it was begun
+// have their defaults.
 func ReadJob(dir string) (Job, error) {
 	var j Job
 	if !train.IsRun(dir) {
 		return j, fmt.Errorf("cannot resume %s: it holds no run; start a new one or name another folder", dir)
 	}
-	return j, recipe.Decode(filepath.Join(dir, "recipe.toml"), &j)
+	path := filepath.Join(dir, "recipe.toml")
+	j = DefaultJob(Full)
+	if err := recipe.Decode(path, &j); err != nil {
+		return j, err
+	}
+	j = DefaultJob(j.Method) // defaults depend on the method
+	return j, recipe.Decode(path, &j)
 }
 
 // Validate lists the settings that cannot be used or that contradict one another, before any file is read.

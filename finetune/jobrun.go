@@ -110,6 +110,7 @@ func (r *runningJob) tuningHooks() Hooks {
 	h := Hooks{
 		OpenRun: r.open, CheckpointEvery: r.CheckpointEvery, Finish: r.hooks.Finish,
 		OnEvent: r.hooks.OnEvent, OnPrepare: r.hooks.OnPrepare, OnBuckets: r.hooks.OnBuckets, OnWork: r.hooks.OnWork, Warn: r.hooks.Warn,
+		GiveUpStart: true, // the model is read for this run alone
 	}
 	if r.Preview.Every > 0 {
 		h.Preview = func(ctx context.Context, net *denoise.Network, p denoise.Point, done int) error {
@@ -119,23 +120,27 @@ func (r *runningJob) tuningHooks() Hooks {
 	return h
 }
 
-// open makes the run's folder or, to resume, opens it, unless it is open already.
+// open makes the run's folder or, to resume, opens it, unless it is open already. A run that an earlier version began,
+// whose recipe lacks keys that are at their defaults here, is the same run.
 func (r *runningJob) open() (_ *train.RunDir, err error) {
 	if r.run != nil {
 		return r.run, nil
-	}
-	encoded, err := recipe.Encode(r.Job)
-	if err != nil {
-		return nil, err
 	}
 	session := train.Session{
 		Program: r.hooks.Program, Engine: r.engine.Description(), Command: r.hooks.Command, Seeds: map[string]uint64{"seed": r.Seed},
 	}
 	if r.hooks.Resume {
-		r.run, err = train.ResumeRun(r.out, encoded, session)
-	} else {
-		r.run, err = train.CreateRun(r.out, encoded, session)
+		same := func(stored []byte) error {
+			return recipe.Same("its recipe.toml", stored, DefaultJob(r.Method), r.Job)
+		}
+		r.run, err = train.ResumeRunIf(r.out, same, session)
+		return r.run, err
 	}
+	encoded, err := recipe.Encode(r.Job)
+	if err != nil {
+		return nil, err
+	}
+	r.run, err = train.CreateRun(r.out, encoded, session)
 	return r.run, err
 }
 

@@ -1,8 +1,13 @@
 package finetune
 
 import (
+	"errors"
 	"math"
+	"path/filepath"
+	"slices"
 	"testing"
+
+	"github.com/resalign/resalign/train"
 )
 
 // Gradient checkpointing ends at the same weights, to rounding, and leaves the model as it was for others.
@@ -64,5 +69,56 @@ func TestBFloat16TrainsNearlyTheSame(t *testing.T) {
 	c.Compute = "float16"
 	if problems := c.Problems(); len(problems) != 1 || problems[0].Key != "compute" {
 		t.Errorf("float16: %v", problems)
+	}
+}
+
+// Where the start is given up, all weights become what they become elsewhere, also by way of a checkpoint; the start is gone,
+// but not where an adapter or a part is trained, which needs it.
+func TestGivingUpTheStart(t *testing.T) {
+	d := blue(t)
+	for name, method := range map[string]string{"full": Full, "dreambooth": DreamBooth, "lora": LoRA, "custom": Custom} {
+		t.Run(name, func(t *testing.T) {
+			m, own := load(t), load(t)
+			c := short(method)
+			c.EMADecay = 0.5
+			kept, _ := tune(t, m, c, d, Hooks{})
+			run := createRun(t, filepath.Join(t.TempDir(), "run"))
+			h := Hooks{GiveUpStart: true, OpenRun: in(run)}
+			for stop := range c.Steps {
+				finish := make(chan struct{})
+				if stop == 0 {
+					close(finish)
+				}
+				h.Finish = finish
+				h.OnEvent = func(e train.Event) {
+					if e.Step == stop {
+						close(finish)
+					}
+				}
+				again := load(t)
+				if _, err := Run(t.Context(), again, again.UNetParams, c, d, h); !errors.Is(err, train.ErrInterrupted) {
+					t.Fatal(err)
+				}
+			}
+			result, _ := tune(t, own, c, d, Hooks{GiveUpStart: true, OpenRun: in(run)})
+			want := trained(t, kept)
+			for i, x := range trained(t, result) {
+				if !slices.Equal(x, want[i]) {
+					t.Fatalf("parameter %d differs", i)
+				}
+			}
+			gone := 0
+			for _, x := range own.UNetParams.Tensors {
+				if !x.Ok() {
+					gone++
+				}
+			}
+			if all := method == Full || method == DreamBooth; all != (gone == len(own.UNetParams.Tensors)) || !all && gone > 0 {
+				t.Errorf("%d tensors of the start are gone", gone)
+			}
+			if err := result.Save(own, filepath.Join(t.TempDir(), "model")); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }

@@ -30,22 +30,16 @@ func (r *Result) Free() { engine.Free(r.owned...) }
 // Save writes the adapted model m as a diffusers directory, with an adapter merged into it. A new word is not part of it: see
 // [sd.Concept.Write].
 func (r *Result) Save(m *sd.Model, dir string) error {
-	unet := r.UNet
-	if r.Adapter != nil {
-		merged, made, err := m.Merge(unet, r.Adapter, r.Factors)
-		defer engine.Free(made...)
-		if err != nil {
-			return err
-		}
-		unet = merged
-	}
 	var texts []*sd.Params
 	for _, text := range []*sd.Params{r.Text, r.Text2} {
 		if text != nil {
 			texts = append(texts, text)
 		}
 	}
-	return m.Save(dir, unet, texts...)
+	if r.Adapter != nil {
+		return m.SaveMerged(dir, r.UNet, r.Adapter, r.Factors, texts...)
+	}
+	return m.Save(dir, r.UNet, texts...)
 }
 
 // result hands the parameters over: the average where one was kept, the last ones otherwise.

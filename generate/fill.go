@@ -64,6 +64,7 @@ func FillWith(ctx context.Context, m *sd.Model, l List, dir string, h FillHooks)
 	if err := l.Validate(); err != nil {
 		return filled, err
 	}
+	defer engine.Sparing()()
 	net := denoise.NewNetwork(m)
 	defer net.Free()
 	generators, err := l.generators(ctx, net, h) // before the folder is made, so that a bad setting leaves no trace

@@ -61,6 +61,7 @@ type Adaptation struct {
 
 	GradientCheckpointing bool   `toml:"gradient_checkpointing"`
 	Compute               string `toml:"compute"`          // what the UNet is trained in, see nn.Compute
+	VAETileSize           int    `toml:"vae_tile_size"`    // pixels; larger pictures are encoded by tiles. 0: whole
 	CheckpointEvery       int    `toml:"checkpoint_every"` // steps after which an interrupted fine-tuning can go on; 0: from its start
 }
 
@@ -93,7 +94,7 @@ func (a Adaptation) config(seed uint64) finetune.Config {
 	c.PriorWeight, c.ClassPrompt, c.PriorPictures, c.PriorSteps = a.PriorWeight, a.ClassPrompt, a.PriorPictures, a.PriorSteps
 	c.SNRGamma, c.NoiseOffset, c.EMADecay, c.CaptionDropout = a.SNRGamma, a.NoiseOffset, a.EMADecay, a.CaptionDropout
 	c.Flip, c.Resolution, c.Buckets, c.BucketUpscale = a.Flip, a.Resolution, a.Buckets, a.BucketUpscale
-	c.GradientCheckpointing, c.Compute = a.GradientCheckpointing, a.Compute
+	c.GradientCheckpointing, c.Compute, c.VAETileSize = a.GradientCheckpointing, a.Compute, a.VAETileSize
 	return c
 }
 

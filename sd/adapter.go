@@ -2,6 +2,8 @@ package sd
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/resalign/resalign/ad"
 	"github.com/resalign/resalign/engine"
@@ -101,6 +103,38 @@ func (a *Adapter) LoRA(p *Params) (*weights.LoRA, error) {
 // Merge adds the adapter into the weights of the UNet: W + scale·up·down, as new tensors for the layers it sits on. The
 // others are shared with base, so only the new ones, which are returned as well, may be freed.
 func (m *Model) Merge(base *Params, a *Adapter, factors *Params) (merged *Params, made []*engine.Tensor, err error) {
+	merge, layers, err := m.merger(base, a, factors)
+	if err != nil {
+		return nil, nil, err
+	}
+	tensors := slices.Clone(base.Tensors)
+	for _, k := range slices.Sorted(maps.Keys(layers)) {
+		if tensors[k], err = merge(k); err != nil {
+			return nil, made, err
+		}
+		made = append(made, tensors[k])
+	}
+	return base.WithTensors(tensors), made, nil
+}
+
+// merging is Merge for writing: each weight is made when it is read, and freed when it was copied.
+func (m *Model) merging(base *Params, a *Adapter, factors *Params) ([]weights.Deferred, error) {
+	merge, layers, err := m.merger(base, a, factors)
+	if err != nil {
+		return nil, err
+	}
+	return base.deferred(func(i int) (*engine.Tensor, func(), error) {
+		if _, changed := layers[i]; !changed {
+			return base.Tensors[i], func() {}, nil
+		}
+		t, err := merge(i)
+		return t, func() { engine.Free(t) }, err
+	}), nil
+}
+
+// merger merges an adapter into one weight of base at a time. layers gives the adapter's layer for each parameter that it
+// changes.
+func (m *Model) merger(base *Params, a *Adapter, factors *Params) (merge func(i int) (*engine.Tensor, error), layers map[int]int, err error) {
 	f, err := m.function(fmt.Sprintf("merge adapter of rank %d ×%g", a.Rank, a.Scale), func(_ *ad.Tape, in []*ad.Value) []*ad.Value {
 		// In the engine's layout a convolution's change is the same product, with kernel and inputs in one row.
 		up, down := ad.Reshape(in[2], in[2].Dim(0), a.Rank), ad.Reshape(in[1], a.Rank, in[1].Size()/a.Rank)
@@ -114,20 +148,22 @@ func (m *Model) Merge(base *Params, a *Adapter, factors *Params) (merged *Params
 	for i, s := range base.Specs {
 		at[s.Name] = i
 	}
-	tensors := append([]*engine.Tensor(nil), base.Tensors...)
+	layers = map[int]int{}
 	for i, l := range a.Layers {
 		k, ok := at[l.Path+".weight"]
 		if !ok {
-			return nil, made, fmt.Errorf("the model has no layer %s", l.Path)
+			return nil, nil, fmt.Errorf("the model has no layer %s", l.Path)
 		}
+		layers[k] = i
+	}
+	return func(k int) (*engine.Tensor, error) {
+		i := layers[k]
 		out, err := f.Call(base.Tensors[k], factors.Tensors[2*i], factors.Tensors[2*i+1])
 		if err != nil {
-			return nil, made, err
+			return nil, err
 		}
-		tensors[k] = out[0]
-		made = append(made, out[0])
-	}
-	return base.WithTensors(tensors), made, nil
+		return out[0], nil
+	}, layers, nil
 }
 
 // Params pairs the adapter's factors with tensors, in the order of Specs.

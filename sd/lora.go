@@ -24,6 +24,7 @@ func LoadWithLoRA(e *engine.Engine, dir, lora string) (*Model, error) {
 	if lora == "" {
 		return Load(e, dir)
 	}
+	defer engine.Sparing()()
 	adapter, err := weights.ReadLoRA(lora) // first: a wrong file shows before the model is read
 	if err != nil {
 		return nil, err
@@ -63,11 +64,11 @@ func (m *Model) wearOn(component string, part *weights.LoRA) (err error) {
 		if err != nil {
 			return err
 		}
-		params, err := LoadParams(merged, m.path("unet"), m.UNet.Specs(), nil, nil)
+		m.UNetParams.Free() // not both at once
+		params, err := loadParams(m.Engine, merged, m.path("unet"), m.UNet.Specs(), nil, nil)
 		if err := errors.Join(err, merged.Close()); err != nil {
 			return err
 		}
-		m.UNetParams.Free()
 		m.UNetParams = params
 		return nil
 	}
@@ -82,11 +83,11 @@ func (m *Model) wearOn(component string, part *weights.LoRA) (err error) {
 	if err != nil {
 		return err
 	}
-	params, err := loadText(merged, m.path(component), tower.Encoder)
+	tower.Params.Free()
+	params, err := loadText(m.Engine, merged, m.path(component), tower.Encoder)
 	if err := errors.Join(err, merged.Close()); err != nil {
 		return err
 	}
-	tower.Params.Free()
 	tower.Params, tower.changed = params, true
 	m.mu.Lock()
 	defer m.mu.Unlock()

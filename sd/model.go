@@ -102,12 +102,12 @@ func Load(e *engine.Engine, dir string) (_ *Model, err error) {
 		return nil, fmt.Errorf("%s: %w", m.path("scheduler", "scheduler_config.json"), err)
 	}
 	if m.VAEParams, err = m.loadComponent(m.path("vae"), UNetWeightsName, func(s weights.FileSource) (*Params, error) {
-		return LoadParams(s, m.path("vae"), m.VAE.Specs(), vaeAlias, nil)
+		return loadParams(e, s, m.path("vae"), m.VAE.Specs(), vaeAlias, nil)
 	}); err != nil {
 		return nil, err
 	}
 	if m.UNetParams, err = m.loadComponent(m.path("unet"), UNetWeightsName, func(s weights.FileSource) (*Params, error) {
-		return LoadParams(s, m.path("unet"), m.UNet.Specs(), nil, nil)
+		return loadParams(e, s, m.path("unet"), m.UNet.Specs(), nil, nil)
 	}); err != nil {
 		return nil, err
 	}
@@ -163,7 +163,7 @@ func (m *Model) loadTower(name string) error {
 		return fmt.Errorf("%s makes prompts of %d tokens, but the text encoder in %s takes %d", m.path(folder), t.Tokenizer.Length(), m.path(name), config.Tokens)
 	}
 	t.Params, err = m.loadComponent(m.path(name), textWeightsName, func(s weights.FileSource) (*Params, error) {
-		return loadText(s, m.path(name), t.Encoder)
+		return loadText(m.Engine, s, m.path(name), t.Encoder)
 	})
 	if err != nil {
 		return err
@@ -181,8 +181,8 @@ func (m *Model) towerNames() []string {
 }
 
 // loadText reads the parameters of a text encoder whose folder is dir.
-func loadText(s weights.FileSource, dir string, e *TextEncoder) (*Params, error) {
-	return LoadParams(s, dir, e.Specs(), textAlias, func(n string) bool {
+func loadText(e *engine.Engine, s weights.FileSource, dir string, t *TextEncoder) (*Params, error) {
+	return loadParams(e, s, dir, t.Specs(), textAlias, func(n string) bool {
 		return strings.HasSuffix(n, "embeddings.position_ids") // a buffer: 0 … 76
 	})
 }

@@ -101,6 +101,11 @@ func RandomParams(specs []nn.Spec, seed uint64) *Params {
 // not have, and every wrong shape is listed in one error. alias may give a second name for a parameter; unneeded tells
 // which names of the file are not parameters.
 func LoadParams(source weights.FileSource, where string, specs []nn.Spec, alias func(string) string, unneeded func(string) bool) (*Params, error) {
+	return loadParams(nil, source, where, specs, alias, unneeded)
+}
+
+// loadParams is LoadParams straight to where an engine computes, or to the host if it is nil.
+func loadParams(e *engine.Engine, source weights.FileSource, where string, specs []nn.Spec, alias func(string) string, unneeded func(string) bool) (*Params, error) {
 	p := &Params{Specs: specs}
 	have := map[string]bool{}
 	for _, name := range source.Names() {
@@ -126,12 +131,12 @@ func LoadParams(source weights.FileSource, where string, specs []nn.Spec, alias 
 			wrong = append(wrong, fmt.Sprintf("%s is %v instead of %v", name, t.Shape, s.Shape))
 			continue
 		}
-		values, err := t.Float32()
+		x, err := e.Made(func(values []float32) error { return read(t, s, values) }, s.EngineShape()...)
 		if err != nil {
 			p.Free()
 			return nil, fmt.Errorf("%s: tensor %q: %w", where, name, err)
 		}
-		p.Tensors = append(p.Tensors, engine.Float32s(s.ToEngine(values), s.EngineShape()...))
+		p.Tensors = append(p.Tensors, x)
 		p.stored = append(p.stored, stored{name: name, dtype: t.DType, shape: slices.Clone(t.Shape)})
 	}
 	var unused []string
@@ -145,6 +150,7 @@ func LoadParams(source weights.FileSource, where string, specs []nn.Spec, alias 
 		}
 		t, err := source.Tensor(name)
 		if err != nil {
+			p.Free()
 			return nil, err
 		}
 		p.extra = append(p.extra, t)
@@ -154,6 +160,17 @@ func LoadParams(source weights.FileSource, where string, specs []nn.Spec, alias 
 		return nil, mismatch(where, missing, unused, wrong)
 	}
 	return p, nil
+}
+
+// read puts the numbers of a checkpoint's tensor into an array in the engine's layout.
+func read(t *weights.Tensor, s nn.Spec, values []float32) error {
+	if err := t.Float32Into(values); err != nil {
+		return err
+	}
+	if moved := s.ToEngine(values); len(moved) > 0 && &moved[0] != &values[0] {
+		copy(values, moved)
+	}
+	return nil
 }
 
 // mismatch lists every difference between a file and its model; a shortened list hides the one that explains the rest.
@@ -179,8 +196,11 @@ func sameShape(shape []int, s nn.Spec) bool {
 }
 
 // Host copies one parameter to the host, in the checkpoint's layout.
-func (p *Params) Host(i int) ([]float32, error) {
-	values, err := engine.Values(p.Tensors[i])
+func (p *Params) Host(i int) ([]float32, error) { return p.host(i, p.Tensors[i]) }
+
+// host is Host for a tensor that stands for parameter i.
+func (p *Params) host(i int, t *engine.Tensor) ([]float32, error) {
+	values, err := engine.Values(t)
 	if err != nil {
 		return nil, fmt.Errorf("parameter %q: %w", p.Specs[i].Name, err)
 	}
@@ -191,16 +211,38 @@ func (p *Params) Host(i int) ([]float32, error) {
 // followed by whatever else that checkpoint held.
 func (p *Params) Export() ([]*weights.Tensor, error) {
 	var out []*weights.Tensor
-	for i, s := range p.stored {
-		values, err := p.Host(i)
-		if err != nil {
-			return nil, err
-		}
-		t, err := weights.FromFloat32(s.name, s.dtype, s.shape, values)
+	for _, d := range p.Deferred() {
+		t, err := d.Read()
 		if err != nil {
 			return nil, err
 		}
 		out = append(out, t)
 	}
-	return append(out, p.extra...), nil
+	return out, nil
+}
+
+// Deferred is Export with each tensor copied to the host when it is read. The parameters must not be freed before.
+func (p *Params) Deferred() []weights.Deferred {
+	return p.deferred(func(i int) (*engine.Tensor, func(), error) { return p.Tensors[i], func() {}, nil })
+}
+
+// deferred is Deferred for numbers that are made when they are needed: by number, which gives those of a parameter and what
+// to call when they were copied.
+func (p *Params) deferred(number func(i int) (t *engine.Tensor, done func(), err error)) []weights.Deferred {
+	var out []weights.Deferred
+	for i, s := range p.stored {
+		out = append(out, weights.Deferred{Name: s.name, DType: s.dtype, Shape: s.shape, Read: func() (*weights.Tensor, error) {
+			t, done, err := number(i)
+			if err != nil {
+				return nil, err
+			}
+			defer done()
+			values, err := p.host(i, t)
+			if err != nil {
+				return nil, err
+			}
+			return weights.FromFloat32(s.name, s.dtype, s.shape, values)
+		}})
+	}
+	return append(out, weights.DeferAll(p.extra)...)
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/resalign/resalign/engine"
 	"github.com/resalign/resalign/files"
 	"github.com/resalign/resalign/weights"
 )
@@ -17,6 +18,20 @@ import (
 // file with the names, shapes and data types it was read with. The folder dir must be new or empty, and it appears only
 // when it is complete.
 func (m *Model) Save(dir string, unet *Params, texts ...*Params) error {
+	return m.save(dir, unet.Deferred(), texts)
+}
+
+// SaveMerged is Save with an adapter merged into the UNet's weights, as Merge does it, each when it is written.
+func (m *Model) SaveMerged(dir string, unet *Params, a *Adapter, factors *Params, texts ...*Params) error {
+	deferred, err := m.merging(unet, a, factors)
+	if err != nil {
+		return err
+	}
+	return m.save(dir, deferred, texts)
+}
+
+func (m *Model) save(dir string, unet []weights.Deferred, texts []*Params) error {
+	defer engine.Sparing()()
 	towers := slices.Clone(m.Towers)
 	for i, p := range texts {
 		towers[i].Params, towers[i].changed = p, true
@@ -36,7 +51,7 @@ func (m *Model) Save(dir string, unet *Params, texts ...*Params) error {
 			if !t.changed {
 				continue
 			}
-			if err := m.saveComponent(partial, t.Name, textWeightsName, t.Params); err != nil {
+			if err := m.saveComponent(partial, t.Name, textWeightsName, t.Params.Deferred()); err != nil {
 				return err
 			}
 		}
@@ -44,13 +59,9 @@ func (m *Model) Save(dir string, unet *Params, texts ...*Params) error {
 	})
 }
 
-func (m *Model) saveComponent(partial, name, base string, params *Params) error {
-	tensors, err := params.Export()
-	if err != nil {
-		return err
-	}
+func (m *Model) saveComponent(partial, name, base string, tensors []weights.Deferred) error {
 	return writeComponent(m.path(name), filepath.Join(partial, name), func(folder string) error {
-		return weights.Write(filepath.Join(folder, base+".safetensors"), tensors, map[string]string{"format": "pt"})
+		return weights.WriteDeferred(filepath.Join(folder, base+".safetensors"), tensors, map[string]string{"format": "pt"})
 	})
 }
 

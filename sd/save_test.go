@@ -89,6 +89,68 @@ func TestSaveKeepsNamesShapesTypesAndFiles(t *testing.T) {
 	}
 }
 
+// Merging each weight when it is written makes the bytes that merging all of them before does.
+func TestSaveMergedIsMergeAndSave(t *testing.T) {
+	m := load(t, mixed(t))
+	layers, err := m.AttentionLayers("attention", Convolution)
+	if err != nil {
+		t.Fatal(err)
+	}
+	adapter, err := NewAdapter(layers, 2, 0.5)
+	if err != nil {
+		t.Fatal(err)
+	}
+	factors := adapter.Draw(1, 0.1, 0.1)
+	defer factors.Free()
+	merged, made, err := m.Merge(m.UNetParams, adapter, factors)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer engine.Free(made...)
+	together, oneByOne, plain := filepath.Join(t.TempDir(), "a"), filepath.Join(t.TempDir(), "b"), filepath.Join(t.TempDir(), "c")
+	for _, err := range []error{m.Save(together, merged), m.SaveMerged(oneByOne, m.UNetParams, adapter, factors), m.Save(plain, m.UNetParams)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	sameFiles(t, together, oneByOne)
+	read := func(dir string) []byte {
+		data, err := os.ReadFile(filepath.Join(dir, unetFile))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
+	if !bytes.Equal(read(together), read(oneByOne)) {
+		t.Error("the merged weights differ")
+	}
+	if bytes.Equal(read(together), read(plain)) {
+		t.Error("the adapter changes nothing")
+	}
+	adapter.Layers[0].Path = "elsewhere"
+	gone := filepath.Join(t.TempDir(), "gone")
+	if err := m.SaveMerged(gone, m.UNetParams, adapter, factors); err == nil || !strings.Contains(err.Error(), "elsewhere") {
+		t.Errorf("a layer that is not there: %v", err)
+	}
+	if _, err := os.Stat(gone); err == nil {
+		t.Error("a model was left behind")
+	}
+}
+
+// Weights are read to where the engine computes: their first use takes no copy.
+func TestLoadPlacesTheWeights(t *testing.T) {
+	m := load(t, tinySD)
+	all := slices.Concat(m.UNetParams.Tensors, m.VAEParams.Tensors)
+	for _, tower := range m.Towers {
+		all = append(all, tower.Params.Tensors...)
+	}
+	for i, x := range all {
+		if m.Engine.Kind() == "go" && (!x.IsOnAnyDevice() || x.HasLocal()) {
+			t.Fatalf("tensor %d of %d lies on the host", i, len(all))
+		}
+	}
+}
+
 // sameFiles compares all files but the UNet's weights, both ways.
 func sameFiles(t *testing.T, dir, target string) int {
 	t.Helper()

@@ -83,6 +83,11 @@ func (c Checkpoint) State(into any) error {
 // exists undamaged is an error. When it fails, on a full disk say, earlier checkpoints are intact and Save may be called
 // again.
 func (c *Checkpoints) Save(step int, tensors []*weights.Tensor, state any) error {
+	return c.SaveDeferred(step, weights.DeferAll(tensors), state)
+}
+
+// SaveDeferred is Save with one tensor in memory at a time.
+func (c *Checkpoints) SaveDeferred(step int, tensors []weights.Deferred, state any) error {
 	c.mutex.Lock()
 	defer c.mutex.Unlock()
 	if step < 0 {
@@ -107,7 +112,7 @@ func (c *Checkpoints) Save(step int, tensors []*weights.Tensor, state any) error
 }
 
 // write prepares the checkpoint in a temporary folder and gives it its name.
-func (c *Checkpoints) write(temporary string, step int, tensors []*weights.Tensor, state []byte) error {
+func (c *Checkpoints) write(temporary string, step int, tensors []weights.Deferred, state []byte) error {
 	if err := c.files.mkdirAll(temporary); err != nil {
 		return err
 	}

@@ -248,7 +248,7 @@ func (f *faulty) writeFile(path string, data []byte) error {
 	return f.disk.writeFile(path, data)
 }
 
-func (f *faulty) writeTensors(path string, tensors []*weights.Tensor, metadata map[string]string) error {
+func (f *faulty) writeTensors(path string, tensors []weights.Deferred, metadata map[string]string) error {
 	half, err := f.fails(true)
 	if half {
 		return errors.Join(err, os.WriteFile(path, []byte{1, 2, 3}, 0o666))

@@ -18,7 +18,7 @@ type fileSystem interface {
 	// writeFile creates a file that must not exist yet and flushes it to the disk.
 	writeFile(path string, data []byte) error
 	// writeTensors creates a safetensors file and flushes it to the disk.
-	writeTensors(path string, tensors []*weights.Tensor, metadata map[string]string) error
+	writeTensors(path string, tensors []weights.Deferred, metadata map[string]string) error
 	rename(from, to string) error
 	// syncDir flushes the names in a folder to the disk: without it a rename may be lost with the power.
 	syncDir(path string) error
@@ -32,8 +32,8 @@ func (disk) mkdirAll(path string) error   { return os.MkdirAll(path, 0o777) }
 func (disk) rename(from, to string) error { return os.Rename(from, to) }
 func (disk) removeAll(path string) error  { return os.RemoveAll(path) }
 func (disk) syncDir(path string) error    { return files.SyncFolder(path) }
-func (disk) writeTensors(path string, tensors []*weights.Tensor, metadata map[string]string) error {
-	return weights.Write(path, tensors, metadata)
+func (disk) writeTensors(path string, tensors []weights.Deferred, metadata map[string]string) error {
+	return weights.WriteDeferred(path, tensors, metadata)
 }
 
 func (disk) writeFile(path string, data []byte) error {

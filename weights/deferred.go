@@ -38,6 +38,15 @@ func Defer(source Source, name string) (Deferred, error) {
 	return d, nil
 }
 
+// DeferAll describes tensors that are in memory, or views of a file.
+func DeferAll(tensors []*Tensor) []Deferred {
+	deferred := make([]Deferred, len(tensors))
+	for i, t := range tensors {
+		deferred[i] = Deferred{Name: t.Name, DType: t.DType, Shape: t.Shape, Read: func() (*Tensor, error) { return t, nil }}
+	}
+	return deferred
+}
+
 // Bytes is the size of the elements, 0 if type or shape are not valid.
 func (d Deferred) Bytes() int64 {
 	n, _ := elements(d.Shape)

@@ -2,6 +2,8 @@ package weights
 
 import (
 	"math"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/resalign/resalign/random"
@@ -118,5 +120,36 @@ func BenchmarkFloat32FromHalf(b *testing.B) {
 		if _, err := tensor.Float32(); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// Reading into an array gives what reading into a new one does, for every type, and nothing where it does not fit.
+func TestFloat32Into(t *testing.T) {
+	want := []float32{0, -1.5, 2, 65504}
+	for _, dtype := range []DType{F64, F32, F16, BF16} {
+		x, err := FromFloat32("w", dtype, []int{2, 2}, want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fresh, err := x.Float32()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := []float32{9, 9, 9, 9}
+		if err := x.Float32Into(got); err != nil || !slices.Equal(got, fresh) {
+			t.Errorf("%s: %v instead of %v (%v)", dtype, got, fresh, err)
+		}
+		for _, n := range []int{3, 5} {
+			if err := x.Float32Into(make([]float32, n)); err == nil || !strings.Contains(err.Error(), `"w"`) {
+				t.Errorf("%s into %d: %v", dtype, n, err)
+			}
+		}
+	}
+	whole, err := New("n", I32, []int{1}, []byte{1, 0, 0, 0})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := whole.Float32Into(make([]float32, 1)); err == nil {
+		t.Error("integers were read as floating-point numbers")
 	}
 }

@@ -75,23 +75,49 @@ func (t *Tensor) Float32() ([]float32, error) { return floats[float32](t) }
 // Float64 is [Tensor.Float32] for float64, to which every floating-point type converts exactly.
 func (t *Tensor) Float64() ([]float64, error) { return floats[float64](t) }
 
+// Float32Into is [Tensor.Float32] into a slice of the caller's, which must have one element for each of the tensor's.
+func (t *Tensor) Float32Into(values []float32) error {
+	if err := t.checkFloats(); err != nil {
+		return err
+	}
+	if n := t.Elements(); n != len(values) {
+		return fmt.Errorf("tensor %q has %d elements, which do not fit into %d", t.Name, n, len(values))
+	}
+	return decodeInto(values, t)
+}
+
 func floats[T float32 | float64](t *Tensor) ([]T, error) {
-	if err := t.check(); err != nil {
+	if err := t.checkFloats(); err != nil {
 		return nil, err
 	}
-	if !t.DType.IsFloat() {
-		return nil, fmt.Errorf("tensor %q holds %s elements, not floating-point numbers; read its bytes instead", t.Name, t.DType)
-	}
 	values := make([]T, len(t.data)/t.DType.Size())
+	if err := decodeInto(values, t); err != nil {
+		return nil, err
+	}
+	return values, nil
+}
+
+// checkFloats is check for what needs floating-point numbers.
+func (t *Tensor) checkFloats() error {
+	if err := t.check(); err != nil {
+		return err
+	}
+	if !t.DType.IsFloat() {
+		return fmt.Errorf("tensor %q holds %s elements, not floating-point numbers; read its bytes instead", t.Name, t.DType)
+	}
+	return nil
+}
+
+func decodeInto[T float32 | float64](values []T, t *Tensor) error {
 	err := t.file.guard(func() error {
 		decodeFloats(values, t.DType, t.data)
 		t.file.copied(t.data)
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("tensor %q: %w", t.Name, err)
+		return fmt.Errorf("tensor %q: %w", t.Name, err)
 	}
-	return values, nil
+	return nil
 }
 
 // Bytes returns a copy of the tensor's little-endian elements in row-major order, whatever their type. It returns an

@@ -18,14 +18,12 @@ import (
 // appears whole or not at all: it is written beside path, flushed to disk and renamed; if anything fails, the error names path, the unfinished file is removed
 // and a file that was there before is untouched.
 func Write(path string, tensors []*Tensor, metadata map[string]string) error {
-	deferred := make([]Deferred, len(tensors))
-	for i, t := range tensors {
+	for _, t := range tensors {
 		if err := t.check(); err != nil {
 			return fmt.Errorf("%s cannot be written: %w", path, err)
 		}
-		deferred[i] = Deferred{Name: t.Name, DType: t.DType, Shape: t.Shape, Read: func() (*Tensor, error) { return t, nil }}
 	}
-	return WriteDeferred(path, deferred, metadata)
+	return WriteDeferred(path, DeferAll(tensors), metadata)
 }
 
 // encodeHeader returns the header of a file with the tensors in this order, its length in front, padded with spaces to a
