@@ -199,29 +199,33 @@ func (d *Descent) Free() {
 	d.moments, d.owned = nil, false
 }
 
-// Tensors exports the moving parameters and the moments for a checkpoint, under names that begin with prefix.
-func (d *Descent) Tensors(prefix string) ([]*weights.Tensor, error) {
-	var out []*weights.Tensor
-	add := func(kind string, specs []nn.Spec, v Vector) error {
+// Tensors lists the moving parameters and the moments for a checkpoint, under names that begin with prefix. They are read
+// when they are written, before the next step.
+func (d *Descent) Tensors(prefix string) []weights.Deferred {
+	var out []weights.Deferred
+	add := func(kind string, specs []nn.Spec, v Vector) {
 		for i, s := range specs {
-			values, err := engine.Values(v[i])
-			if err != nil {
-				return err
-			}
-			out = append(out, weights.NewFloat32(prefix+kind+s.Name, engine.Shape(v[i]), values))
+			out = append(out, Deferred(prefix+kind+s.Name, v[i]))
 		}
-		return nil
 	}
 	specs := d.selection.Specs(d.net)
-	if err := add("parameter.", specs, d.Selected()); err != nil {
-		return nil, err
-	}
+	add("parameter.", specs, d.Selected())
 	for slot := range d.optimizer.StateSlots() {
-		if err := add(fmt.Sprintf("moment%d.", slot), specs, d.moments[slot*len(specs):][:len(specs)]); err != nil {
-			return nil, err
-		}
+		add(fmt.Sprintf("moment%d.", slot), specs, d.moments[slot*len(specs):][:len(specs)])
 	}
-	return out, nil
+	return out
+}
+
+// Deferred is a tensor as a file is to hold it: copied from the engine when it is written.
+func Deferred(name string, x *engine.Tensor) weights.Deferred {
+	shape := engine.Shape(x)
+	return weights.Deferred{Name: name, DType: weights.F32, Shape: shape, Read: func() (read *weights.Tensor, err error) {
+		err = engine.Read(x, func(values []float32) error {
+			read = weights.NewFloat32(name, shape, values)
+			return nil
+		})
+		return read, err
+	}}
 }
 
 // Restore goes back to where Tensors and Steps were taken.
@@ -235,14 +239,12 @@ func (d *Descent) Restore(prefix string, steps int, source weights.Source) error
 			if err != nil {
 				return nil, err
 			}
-			values, err := t.Float32()
-			if err != nil {
-				return nil, err
-			}
 			if !slices.Equal(t.Shape, shape(i)) {
 				return nil, fmt.Errorf("%s%s%s is %v, not %v", prefix, kind, s.Name, t.Shape, shape(i))
 			}
-			out[i] = engine.Float32s(values, t.Shape...)
+			if out[i], err = d.net.Model.Engine.Made(t.Float32Into, t.Shape...); err != nil {
+				return nil, err
+			}
 		}
 		return out, nil
 	}

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/gomlx/gomlx/core/graph"
+
 	"github.com/resalign/resalign/engine/plugins"
 )
 
@@ -104,5 +106,12 @@ func TestAutoLeavesProcessorsToTheGoEngine(t *testing.T) {
 		if says := processor + " is not a shared library"; !strings.Contains(err.Error(), says) {
 			t.Errorf("%s, %s=%q: %v", spec, plugins.Variable, variable, err)
 		}
+	}
+}
+
+func TestGoMeasuresNothing(t *testing.T) {
+	_, err := openGoEngine(t).Measure("next", []Input{{Dims: []int{2}}}, func(_ *graph.Graph, in []*graph.Node) []*graph.Node { return in })
+	if err == nil || !strings.Contains(err.Error(), "next") {
+		t.Errorf("%v", err)
 	}
 }

@@ -8,3 +8,5 @@ import "github.com/gomlx/compute"
 const HasXLA = false
 
 func openPlugin(string, bool, *trouble) (compute.Backend, string, error) { return nil, "", errNoXLA }
+
+func footprint(compute.Executable) (Footprint, error) { return Footprint{}, errNoXLA }

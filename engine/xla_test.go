@@ -269,3 +269,29 @@ func TestXLADonates(t *testing.T) {
 		}
 	}
 }
+
+// What a program takes is known before it runs: less by the outputs that lie in inputs.
+func TestXLAMeasures(t *testing.T) {
+	e := openWorking(t)
+	const n = 1 << 20
+	next := func(_ *graph.Graph, in []*graph.Node) []*graph.Node { return []*graph.Node{graph.OnePlus(in[0])} }
+	for _, givenUp := range []bool{false, true} {
+		f, err := e.Measure("next", []Input{{Dims: []int{n}, GivenUp: givenUp}}, next)
+		want := map[bool]int64{false: 4 * n, true: 0}[givenUp]
+		if err != nil || f.Outputs != 4*n || f.Total() < want || f.Total() > want+4096 {
+			t.Errorf("given up %v: %+v, %v", givenUp, f, err)
+		}
+	}
+	f, err := e.Measure("product", []Input{{Dims: []int{256, 512}}, {Dims: []int{512, 64}}}, func(_ *graph.Graph, in []*graph.Node) []*graph.Node {
+		p := graph.MatMul(in[0], in[1]) // written down for the second product
+		return []*graph.Node{graph.ReduceAllSum(graph.MatMul(graph.Transpose(p, 0, 1), p))}
+	})
+	if err != nil || f.Temporary < 4*256*64 || f.Outputs > 64 {
+		t.Errorf("%+v, %v", f, err)
+	}
+	if _, err := e.Measure("broken", []Input{{Dims: []int{2}}, {Dims: []int{3}}}, func(_ *graph.Graph, in []*graph.Node) []*graph.Node {
+		return []*graph.Node{graph.Add(in[0], in[1])}
+	}); err == nil || !strings.Contains(err.Error(), "broken") {
+		t.Errorf("a graph that cannot be built: %v", err)
+	}
+}

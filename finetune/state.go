@@ -73,28 +73,20 @@ func (t *tuning) save() ([]weights.Deferred, any, error) {
 		return nil, nil, err
 	}
 	var out []weights.Deferred
-	add := func(e entry, x *engine.Tensor) {
-		out = append(out, weights.Deferred{Name: e.name, DType: weights.F32, Shape: e.shape, Read: func() (saved *weights.Tensor, err error) {
-			err = engine.Read(x, func(values []float32) error {
-				saved = weights.NewFloat32(e.name, e.shape, values)
-				return nil
-			})
-			return saved, err
-		}})
-	}
+	add := func(name string, x *engine.Tensor) { out = append(out, denoise.Deferred(name, x)) }
 	params, entries := t.entries(t.descent.Point())
 	moments, err := t.takeMoments()
 	if err != nil {
 		return nil, nil, err
 	}
 	for i, x := range t.descent.Selected() {
-		add(params[i], x)
+		add(params[i].name, x)
 	}
 	for i, x := range moments {
-		add(entries[i], x)
+		add(entries[i].name, x)
 	}
 	for i, x := range t.average {
-		add(entry{"average." + t.selected.Specs(t.net)[i].Name, engine.Shape(x)}, x)
+		add("average."+t.selected.Specs(t.net)[i].Name, x)
 	}
 	return out, struct{}{}, nil
 }

@@ -1,8 +1,9 @@
 package plan
 
-// device is memory in which arrays take what they are long and are free the moment they are not needed: what an engine needs
-// at least that, like XLA, compiles graphs as a whole and gives inputs back only when a program ends. How XLA itself would
-// share memory within a program is known after compiling only; here it is the largest set of arrays that live at once.
+// device is memory in which arrays take what they are long and are free the moment they are not needed: that of an engine
+// which, like XLA, compiles graphs as a whole and gives inputs back only when a program ends. How XLA shares memory within a
+// program is known after compiling only (measure); without a plugin it is taken for the largest set of the graph's arrays that
+// live at once, which leaves out that XLA fuses operations.
 type device struct{ used, highest int }
 
 var _ memory = (*device)(nil)
@@ -11,6 +12,8 @@ func (d *device) feed(bytes int) *tensor {
 	d.take(bytes)
 	return &tensor{bytes: bytes}
 }
+
+func (d *device) made(bytes int) *tensor { return d.feed(bytes) }
 
 func (d *device) take(bytes int) {
 	d.used += bytes
@@ -32,7 +35,7 @@ func (d *device) transient(int) {}
 func (d *device) compile(*program) {}
 
 func (d *device) run(p *program, inputs []*tensor, donate []bool) []*tensor {
-	d.highest = max(d.highest, d.used+d.height(p))
+	d.highest = max(d.highest, d.used+p.height())
 	out := make([]*tensor, len(p.outputs))
 	for i, k := range p.outputs {
 		out[i] = d.feed(p.values[k].bytes)
@@ -44,11 +47,6 @@ func (d *device) run(p *program, inputs []*tensor, donate []bool) []*tensor {
 	}
 	return out
 }
-
-func (d *device) height(p *program) int { return p.height() }
-
-// sparing is about the host's garbage.
-func (d *device) sparing(bool) {}
 
 func (d *device) taken() int { return d.highest }
 

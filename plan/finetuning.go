@@ -50,6 +50,7 @@ func newTuner(m *machine, a *Architecture, j finetune.Job) (*tuner, error) {
 	t.rule, _ = train.DefaultOptimizer(j.Optimizer, j.LearningRate) // the job is valid
 	t.rule.WeightDecay, t.rule.Momentum, t.rule.Nesterov = j.WeightDecay, j.Momentum, j.Nesterov
 	t.descent = t.newDescent(vector{t.net.shapes(t.selected), pick(t.selected, t.start)}, t.rule)
+	t.descent.owned = j.Method == finetune.Full && !j.TrainTextEncoder // finetune.Hooks.GiveUpStart
 	return t, nil
 }
 

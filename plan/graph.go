@@ -10,6 +10,7 @@ import (
 	"github.com/gomlx/gomlx/core/graph"
 
 	"github.com/resalign/resalign/ad"
+	"github.com/resalign/resalign/engine"
 )
 
 // program is a compiled graph that is never run: its operations in the order in which the Go engine carries them out.
@@ -21,6 +22,10 @@ type program struct {
 	values  []value // what operations make and take: inputs, constants and results
 	nodes   int     // of the graph, before what no output needs was left out
 	load    *work
+
+	shapes   []input
+	build    func(t *ad.Tape, in []*ad.Value) []*ad.Value
+	measured *int // bytes that it holds beside its inputs, as the device's compiler says; nil: not known
 }
 
 // value is an array in a program.
@@ -47,7 +52,8 @@ type op struct {
 // compiler compiles graphs on the Go engine's backend, by shapes alone, and keeps the results.
 type compiler struct {
 	backend  compute.Backend
-	native   bool // graphs are written for an engine whose own convolutions and transposes are fast
+	native   bool           // graphs are written for an engine whose own convolutions and transposes are fast
+	device   *engine.Engine // which says what a program takes; nil: none
 	programs map[string]*program
 }
 
@@ -66,6 +72,7 @@ func (c *compiler) program(name, key string, inputs []input, build func(t *ad.Ta
 	}
 	p, err := c.compile(name, inputs, build)
 	if err == nil {
+		p.shapes, p.build = inputs, build
 		c.programs[key] = p
 	}
 	return p, err

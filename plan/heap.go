@@ -16,8 +16,7 @@ type heap struct {
 	limit     int  // what is allocated then begins a collection
 	goal      int  // what the heap may have grown to when that ends
 
-	trigger      float64 // share of the way from what was alive to the goal at which a collection begins
-	garbageShare float64 // how far the goal is beyond what was alive, as a share of it
+	trigger float64 // share of the way from what was alive to the goal at which a collection begins
 
 	place  int // the processor that the work is on now
 	places int // processors
@@ -48,7 +47,7 @@ func newHeap(places int, seed uint64) *heap {
 	moves := random.New(seed, "processor")
 	return &heap{
 		pool: newPool(places), victim: newPool(places), limit: minHeap, places: places, moves: moves,
-		trigger: minTrigger + (maxTrigger-minTrigger)*moves.Float64(), garbageShare: 1,
+		trigger: minTrigger + (maxTrigger-minTrigger)*moves.Float64(),
 	}
 }
 
@@ -64,25 +63,11 @@ const (
 
 func (h *heap) taken() int { return processBytes + h.addresses.resident() }
 
-// sparingShare is how much garbage engine.Sparing lets stand, as a share of what is in use.
-const sparingShare = 0.1
-
-func (h *heap) sparing(on bool) {
-	h.garbageShare = 1
-	if on {
-		h.garbageShare = sparingShare
-	}
-	h.setGoal()
-}
-
 func (h *heap) compile(p *program) {
 	kept := nodeBytes*p.nodes + p.constants()
 	h.allocate(kept, kept)
 	h.transient(nodeGarbage * p.nodes)
 }
-
-// height leaves out what the pool rounds up.
-func (h *heap) height(p *program) int { return p.height() }
 
 // settledAfter is how many collections a heap needs until it grows no more.
 const settledAfter = 16
@@ -138,9 +123,16 @@ func (h *heap) collect() {
 	h.collections++
 }
 
+// What engine.Sparing, which runs are under, lets stand of garbage: as much as is in use, but no more than mostGarbage, or a
+// small share of a very large heap.
+const (
+	mostGarbage       = 1 << 30
+	leastGarbageShare = 0.05
+)
+
 // setGoal says when the next collection is due.
 func (h *heap) setGoal() {
-	room := max(int(h.garbageShare*float64(h.alive)), minHeap)
+	room := max(minHeap, min(h.alive, mostGarbage), int(leastGarbageShare*float64(h.alive)))
 	h.limit, h.goal = h.alive+int(h.trigger*float64(room)), h.alive+room
 }
 

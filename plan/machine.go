@@ -23,6 +23,8 @@ type machine struct {
 type memory interface {
 	// feed makes a tensor of numbers that the host has.
 	feed(bytes int) *tensor
+	// made makes one whose numbers are written where programs read them (engine.Made).
+	made(bytes int) *tensor
 	// free lets go of tensors; nil ones are skipped.
 	free(ts ...*tensor)
 	// transient is memory that the host needs for a moment.
@@ -31,12 +33,8 @@ type memory interface {
 	compile(p *program)
 	// run goes through a program and returns its outputs. Inputs for which donate is true are used up.
 	run(p *program, inputs []*tensor, donate []bool) []*tensor
-	// height is the most that a program holds at once beside its inputs.
-	height(p *program) int
 	// settled tells whether the memory is what it will be in a while, too.
 	settled() bool
-	// sparing says whether the collector is asked to let little garbage stand (engine.Sparing).
-	sparing(on bool)
 	// taken is how much is in use at present.
 	taken() int
 }
@@ -57,6 +55,9 @@ func (m *machine) run(p *program, err error, inputs []*tensor, donate []bool) ([
 	if !m.known[p] {
 		m.known[p] = true
 		m.memory.compile(p)
+	}
+	if err := m.measure(p, donate); err != nil {
+		return nil, err
 	}
 	m.work.add(p, m.times)
 	out := m.memory.run(p, inputs, donate)

@@ -11,6 +11,7 @@ import (
 
 	_ "github.com/gomlx/compute/gobackend" // whose graphs are compiled
 
+	"github.com/resalign/resalign/engine"
 	"github.com/resalign/resalign/finetune"
 	"github.com/resalign/resalign/nn"
 	"github.com/resalign/resalign/unlearn"
@@ -21,17 +22,19 @@ type Options struct {
 	Recipe  unlearn.Recipe
 	Job     *finetune.Job // a fine-tuning, in place of the recipe; nil: none
 	Model   *Architecture
-	XLA     bool  // plan the memory of an XLA device instead of the Go engine's; no times
-	Threads int   // 0: as many as this machine has
-	Memory  int64 // bytes that the run may take; 0: what this machine has left
-	Rates   Rates // zero: this machine's are measured, which takes two seconds or three
+	XLA     bool           // plan the memory of an XLA device instead of the Go engine's; no times
+	Device  *engine.Engine // with XLA: compiles the run's programs, which tells their memory. nil: it is estimated
+	Threads int            // 0: as many as this machine has
+	Memory  int64          // bytes that the run may take; 0: what this machine has left
+	Rates   Rates          // zero: this machine's are measured, which takes two seconds or three
 }
 
 // Plan is what a run needs. Sizes are in bytes, times in seconds.
 type Plan struct {
 	Model       string     `json:"model"`
 	Method      string     `json:"method"`
-	Engine      string     `json:"engine"` // go or xla
+	Engine      string     `json:"engine"`   // go or xla
+	Compiled    bool       `json:"compiled"` // with XLA: the device's compiler was asked, nothing is estimated
 	Parameters  Parameters `json:"parameters"`
 	Resident    []Item     `json:"resident"`    // what stays in memory over the steps
 	Evaluations []Item     `json:"evaluations"` // what each kind of evaluation needs at its height, beside what stays
@@ -81,6 +84,9 @@ func Make(o Options) (*Plan, error) {
 		return nil, err
 	}
 	defer c.backend.Finalize()
+	if o.XLA {
+		c.device = o.Device
+	}
 	if o.Rates == (Rates{}) && !o.XLA {
 		if o.Rates, err = calibrate(c.backend, o.half(), o.onHost()); err != nil {
 			return nil, err
@@ -139,7 +145,7 @@ func (o Options) newCourse(m *machine) (course, error) {
 func planOnce(c *compiler, o Options, courses int) (*Plan, error) {
 	p := &Plan{Model: o.Model.Name, Engine: "go", Memory: o.Memory, Rates: o.Rates}
 	if o.XLA {
-		p.Engine, courses = "xla", 1 // nothing is left to chance there
+		p.Engine, p.Compiled, courses = "xla", c.device != nil, 1 // nothing is left to chance there
 	}
 	var peaks []int64
 	for seed := range courses {

@@ -11,7 +11,7 @@ func (m *machine) evaluations() []Item {
 	for p := range m.known {
 		for _, k := range kinds {
 			if k.is(p.name) {
-				highest[k.name] = max(highest[k.name], int64(m.memory.height(p)))
+				highest[k.name] = max(highest[k.name], int64(p.height()))
 			}
 		}
 	}
@@ -24,8 +24,12 @@ func (m *machine) evaluations() []Item {
 	return out
 }
 
-// height is the most that a program holds at once beside its inputs where every operation makes an array.
+// height is the most that a program holds at once beside its inputs: what the device's compiler says, or else what it is
+// where every operation makes an array.
 func (p *program) height() int {
+	if p.measured != nil {
+		return *p.measured
+	}
 	highest := 0
 	p.follow(func(_ op, _ bool, held int) { highest = max(highest, held) })
 	return highest

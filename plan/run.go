@@ -15,6 +15,9 @@ func (h *heap) feed(bytes int) *tensor {
 	return &tensor{bytes: bytes, at: h.allocate(bytes, bytes), fed: true, local: true}
 }
 
+// made makes a tensor in the engine's own memory.
+func (h *heap) made(bytes int) *tensor { return &tensor{bytes: bytes, at: h.get(bytes), fed: true} }
+
 // free lets go of tensors. Their memory is left to the collector.
 func (h *heap) free(ts ...*tensor) {
 	for _, t := range ts {

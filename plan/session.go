@@ -36,11 +36,9 @@ type session struct {
 func newSession(m *machine, model *sd.Model, a *Architecture, resolution int) *session {
 	s := &session{machine: m, arch: a, side: cmp.Or(resolution, a.resolution()), model: model}
 	s.teacher = network{denoise.NewNetwork(model)}
-	s.memory.sparing(true)
 	s.text = s.load(a.textSpecs())
 	s.vae = s.load(sd.NewVAE(a.VAE).Specs())
 	s.frozen = s.load(s.teacher.Specs())
-	s.memory.sparing(false)
 	return s
 }
 
@@ -51,7 +49,7 @@ func (s *session) load(specs []nn.Spec) []*tensor {
 		if specs[i].Layout != 0 {
 			s.memory.transient(shape.bytes())
 		}
-		out = append(out, s.feed(shape)...)
+		out = append(out, s.memory.made(shape.bytes()))
 	}
 	s.note()
 	return out
@@ -269,16 +267,10 @@ func (s *session) decode(o generate.Options, b batch, batches float64) error {
 	})
 }
 
-// keep is what a checkpoint or a file of a component needs while it is written: a copy of every tensor on the host, and for
-// a moment each a second time.
+// keep is what a checkpoint or a file of a component needs while it is written: a copy of one tensor after the other.
 func (s *session) keep(ts []*tensor) {
-	var kept []*tensor
-	for _, t := range ts {
-		s.fetch(t)
-		kept = append(kept, s.memory.feed(t.bytes))
-	}
+	s.fetch(ts...)
 	s.note()
-	s.memory.free(kept...)
 }
 
 // checkpoint saves where a descent stands.
@@ -297,8 +289,6 @@ func (s *session) export(others ...*tensor) {
 // exportMerged writes the UNet with an adapter merged into it.
 func (s *session) exportMerged(a *sd.Adapter, factors vector) error {
 	specs := s.teacher.Specs()
-	merged := concat(s.frozen)
-	var made []*tensor
 	for i, l := range a.Layers {
 		k := slices.IndexFunc(specs, func(w nn.Spec) bool { return w.Name == l.Path+".weight" })
 		p, err := s.merge(input{dims: specs[k].EngineShape()}, factors.shapes[2*i], factors.shapes[2*i+1], a)
@@ -306,10 +296,10 @@ func (s *session) exportMerged(a *sd.Adapter, factors vector) error {
 		if err != nil {
 			return err
 		}
-		merged[k], made = out[0], append(made, out[0])
+		s.keep(out)
+		s.memory.free(out...)
 	}
-	s.keep(merged)
-	s.memory.free(made...)
+	s.keep(s.frozen)
 	return nil
 }
 

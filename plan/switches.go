@@ -25,14 +25,52 @@ type candidate struct {
 	apply      func(o *Options)
 }
 
-// switches plans again with each switch that changes anything and returns the three that save most.
+// switches plans again with each switch that changes anything and returns the three that save most. Compilers of devices take
+// long, so they are asked about these three only.
 func switches(c *compiler, o Options, p *Plan) ([]Switch, error) {
-	list := o.recipeSwitches
+	list := o.recipeSwitches()
 	if o.Job != nil {
-		list = o.jobSwitches
+		list = o.jobSwitches()
 	}
-	var out []Switch
-	for _, s := range list() {
+	if c.device == nil {
+		tried, err := o.try(c, list, p)
+		if err != nil {
+			return nil, err
+		}
+		return tried.switches(), nil
+	}
+	estimates, err := newCompiler(o.XLA)
+	if err != nil {
+		return nil, err
+	}
+	defer estimates.backend.Finalize()
+	estimated, err := planOnce(estimates, o, 1)
+	if err != nil {
+		return nil, err
+	}
+	best, err := o.try(estimates, list, estimated)
+	if err != nil {
+		return nil, err
+	}
+	tried, err := o.try(c, best.candidates(), p)
+	if err != nil {
+		return nil, err
+	}
+	return tried.switches(), nil
+}
+
+// trials are switches that were tried, those that save most first.
+type trials []trial
+
+type trial struct {
+	candidate
+	with *Plan
+}
+
+// try plans with each of the switches and returns the best three of those that are worthwhile.
+func (o Options) try(c *compiler, list []candidate, without *Plan) (trials, error) {
+	var out trials
+	for _, s := range list {
 		with := o
 		with.Recipe.Data = maps.Clone(o.Recipe.Data)
 		with.Recipe.Simulations = slices.Clone(o.Recipe.Simulations)
@@ -45,12 +83,28 @@ func switches(c *compiler, o Options, p *Plan) ([]Switch, error) {
 		if err != nil {
 			return nil, fmt.Errorf("with %s: %w", s.set, err)
 		}
-		if float64(next.PeakHigh) < worthwhile*float64(p.PeakHigh) {
-			out = append(out, Switch{Set: s.set, Peak: next.PeakHigh, Fits: next.Fits, Costs: s.costs})
+		if float64(next.PeakHigh) < worthwhile*float64(without.PeakHigh) {
+			out = append(out, trial{s, next})
 		}
 	}
-	slices.SortStableFunc(out, func(a, b Switch) int { return cmp.Compare(a.Peak, b.Peak) })
+	slices.SortStableFunc(out, func(a, b trial) int { return cmp.Compare(a.with.PeakHigh, b.with.PeakHigh) })
 	return out[:min(3, len(out))], nil
+}
+
+func (ts trials) candidates() []candidate {
+	var out []candidate
+	for _, t := range ts {
+		out = append(out, t.candidate)
+	}
+	return out
+}
+
+func (ts trials) switches() []Switch {
+	var out []Switch
+	for _, t := range ts {
+		out = append(out, Switch{Set: t.set, Peak: t.with.PeakHigh, Fits: t.with.Fits, Costs: t.costs})
+	}
+	return out
 }
 
 // switchCourses is fewer than a plan has: switches are many, and what they save is more than what the collector varies.

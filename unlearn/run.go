@@ -55,6 +55,7 @@ func Run(ctx context.Context, e *engine.Engine, r Recipe, h Hooks) (_ *Result, e
 	if done, err := r.checkFolder(h); done != nil || err != nil {
 		return done, err
 	}
+	defer engine.Sparing()()
 	m, err := sd.Load(e, r.Model)
 	if err != nil {
 		return nil, err
@@ -84,7 +85,7 @@ func Run(ctx context.Context, e *engine.Engine, r Recipe, h Hooks) (_ *Result, e
 	defer func() { err = errors.Join(err, run.Close()) }()
 	loop := train.Loop{
 		Steps: r.Outer.Steps, Run: run, CheckpointEvery: r.Checkpoint.Every, Keep: r.Checkpoint.Keep, Finish: h.Finish,
-		Step: t.step, Save: t.save, Restore: t.restore, OnEvent: h.OnEvent, Warn: h.Warn,
+		Step: t.step, SaveDeferred: t.save, Restore: t.restore, OnEvent: h.OnEvent, Warn: h.Warn,
 		After: func(ctx context.Context, done int) error {
 			return r.Preview.Save(ctx, run.PreviewsPath(), t.net, t.outer.Point(), cache, r.Seed, done)
 		},
@@ -308,22 +309,18 @@ func (t *trainer) export(dir string) (*Result, error) {
 	result := &Result{Model: filepath.Join(dir, modelFolder), Steps: t.outer.Steps()}
 	unet := t.model.UNetParams
 	if t.adapter == nil {
-		unet = unet.WithTensors(t.net.Group(0).Of(t.outer.Point()))
-	} else {
-		factors := t.adapter.Params(t.outer.Selected())
-		var err error
-		if result.LoRA, err = finetune.WriteAdapter(dir, t.recipe.LoRAFormat, t.adapter, factors); err != nil {
-			return nil, err
+		if err := os.RemoveAll(result.Model); err != nil {
+			return nil, fmt.Errorf("output: %w", err)
 		}
-		merged, made, err := t.model.Merge(unet, t.adapter, factors)
-		defer engine.Free(made...)
-		if err != nil {
-			return nil, err
-		}
-		unet = merged
+		return result, t.model.Save(result.Model, unet.WithTensors(t.net.Group(0).Of(t.outer.Point())), t.texts()...)
+	}
+	factors := t.adapter.Params(t.outer.Selected())
+	var err error
+	if result.LoRA, err = finetune.WriteAdapter(dir, t.recipe.LoRAFormat, t.adapter, factors); err != nil {
+		return nil, err
 	}
 	if err := os.RemoveAll(result.Model); err != nil {
 		return nil, fmt.Errorf("output: %w", err)
 	}
-	return result, t.model.Save(result.Model, unet, t.texts()...)
+	return result, t.model.SaveMerged(result.Model, unet, t.adapter, factors, t.texts()...)
 }

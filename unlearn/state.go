@@ -30,11 +30,8 @@ type centreCounts struct {
 	Harmful  int `json:"harmful"`
 }
 
-func (t *trainer) save() ([]*weights.Tensor, any, error) {
-	tensors, err := t.outer.Tensors("theta.")
-	if err != nil {
-		return nil, nil, err
-	}
+func (t *trainer) save() ([]weights.Deferred, any, error) {
+	tensors := t.outer.Tensors("theta.")
 	s := state{Gradients: t.gradients, Depth: t.depth, Chains: map[string]chainState{}}
 	for _, name := range slices.Sorted(maps.Keys(t.views)) {
 		c := t.views[name].chain
@@ -43,16 +40,12 @@ func (t *trainer) save() ([]*weights.Tensor, any, error) {
 		}
 		s.Chains[name] = chainState{Steps: c.steps, Used: c.used, Began: c.began}
 		for i, x := range append(slices.Clone(c.delta), c.moments...) {
-			values, err := engine.Values(x)
-			if err != nil {
-				return nil, nil, err
-			}
-			tensors = append(tensors, weights.NewFloat32(chainTensor(name, i), engine.Shape(x), values))
+			tensors = append(tensors, denoise.Deferred(chainTensor(name, i), x))
 		}
 	}
 	if c := t.contrast; c != nil {
 		s.Centres = &centreCounts{c.retained.count, c.harmful.count}
-		tensors = append(tensors, c.tensors()...)
+		tensors = append(tensors, weights.DeferAll(c.tensors())...)
 	}
 	return tensors, s, nil
 }

@@ -61,8 +61,8 @@ does for recipes.`,
 	on.add(cmd, "with --plan: ")
 	bindJob(flags, &typed)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if !planOnly && (on.preset != "" || on.memory != "") {
-			return misuse(cmd, "--preset and --memory go with --plan")
+		if !planOnly && (on.preset != "" || on.memory != "" || on.estimate) {
+			return misuse(cmd, "--preset, --memory and --estimate go with --plan")
 		}
 		needed := []string{"model", "data", "out"}
 		switch {
@@ -104,7 +104,7 @@ does for recipes.`,
 			if err := on.options(cmd, &o); err != nil {
 				return err
 			}
-			return c.plan(cmd, o, j.Model, engine.spec)
+			return c.plan(cmd, o, on, j.Model, engine.spec)
 		}
 		var err error
 		if j.Model, err = c.findModel(cmd.Context(), j.Model); err != nil {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/resalign/resalign/engine"
 	"github.com/resalign/resalign/plan"
 	"github.com/resalign/resalign/recipe"
 	"github.com/resalign/resalign/sd"
@@ -31,8 +32,10 @@ func newPlan() *cobra.Command {
 its weights, and goes through the run on paper: parameters, memory and time. Speed is measured on this machine for two
 seconds. What a fine-tuning needs is said by "resalign finetune --plan" and its other flags.
 
-With --engine xla it is the memory of the device that is planned, from the same graphs: how XLA shares memory within a
-program is known after compiling only, so the figure is an estimate, and no times are given.
+With --engine xla it is the memory of the device that is planned. How XLA shares memory within a program is known after
+compiling only: where this program has XLA and a plugin is at hand, the run's programs are compiled, which takes as long as in
+the run (and serves it, if compiled programs are kept); else, and with --estimate, the memory is estimated from the graphs,
+which is too high. No times are given for XLA.
 
 It exits with 0 if the run fits into the memory that is left (or that --memory names), and with 1 if it does not; then it
 names the three settings that save most. Without a recipe it plans the public one, the preset sd14.`,
@@ -57,7 +60,7 @@ names the three settings that save most. Without a recipe it plans the public on
 			if err := readPlanned(args, set, cmp.Or(model, on.preset), engineSpec, &o.Recipe); err != nil {
 				return err
 			}
-			return c.plan(cmd, o, o.Recipe.Model, o.Recipe.Engine)
+			return c.plan(cmd, o, on, o.Recipe.Model, o.Recipe.Engine)
 		},
 	}
 	addConsole(cmd, c)
@@ -74,12 +77,14 @@ names the three settings that save most. Without a recipe it plans the public on
 type plannedMachine struct {
 	preset, memory string
 	threads        int
+	estimate       bool // with XLA: without its compiler
 }
 
 // add declares the flags that all commands have which plan; with says what they go with.
 func (m *plannedMachine) add(cmd *cobra.Command, with string) {
 	cmd.Flags().StringVar(&m.preset, "preset", "", with+"plan for a known architecture instead: "+strings.Join(sd.PresetNames(), ", "))
 	cmd.Flags().StringVar(&m.memory, "memory", "", with+"memory to plan for, such as 24GB (default: what this machine has left)")
+	cmd.Flags().BoolVar(&m.estimate, "estimate", false, with+"with --engine xla: estimate the device's memory, compile nothing")
 }
 
 // options takes the flags over.
@@ -102,13 +107,26 @@ func (m *plannedMachine) options(cmd *cobra.Command, o *plan.Options) (err error
 }
 
 // plan plans and prints. Where the options hold no architecture it is that of the model.
-func (c *console) plan(cmd *cobra.Command, o plan.Options, model, engine string) error {
-	switch name, _, _ := strings.Cut(strings.TrimSuffix(engine, ",tf32"), ":"); name {
+func (c *console) plan(cmd *cobra.Command, o plan.Options, on plannedMachine, model, spec string) error {
+	why := ""
+	if on.estimate && !strings.HasPrefix(spec, "xla") {
+		return misuse(cmd, "--estimate goes with --engine xla; on the Go engine nothing needs to be estimated")
+	}
+	switch name, _, _ := strings.Cut(strings.TrimSuffix(spec, ",tf32"), ":"); name {
 	case "", "auto", "go":
 	case "xla":
-		o.XLA = true
+		var err error
+		if o.XLA = true; !on.estimate {
+			if o.Device, err = engine.Open(spec); err != nil && strings.Contains(spec, ":") && engine.HasXLA {
+				return err // this very plugin was asked for
+			} else if err != nil {
+				why = err.Error()
+			} else {
+				defer o.Device.Close()
+			}
+		}
 	default:
-		return fmt.Errorf("engine %q is not known; plans are made for go and xla", engine)
+		return fmt.Errorf("engine %q is not known; plans are made for go and xla", spec)
 	}
 	if o.Model == nil {
 		folder, err := c.findModel(cmd.Context(), model)
@@ -122,6 +140,9 @@ func (c *console) plan(cmd *cobra.Command, o plan.Options, model, engine string)
 	p, err := plan.Make(o)
 	if err != nil {
 		return err
+	}
+	if why != "" {
+		p.Notes = append(p.Notes, "the memory is an estimate, as no plugin could be asked: "+why)
 	}
 	if err := c.result(p, func(w io.Writer) { writePlan(w, p) }); err != nil {
 		return err
@@ -160,7 +181,11 @@ func writePlan(w io.Writer, p *plan.Plan) {
 	section(w, "stays in memory", p.Resident)
 	section(w, "at its height, beside what it is given", p.Evaluations)
 	if p.Engine == "xla" {
-		fmt.Fprintf(w, "\nmemory      %s of the device at the highest, an estimate; there are %s\n", train.FormatBytes(p.Peak), train.FormatBytes(p.Memory))
+		how := "an estimate"
+		if p.Compiled {
+			how = "as its compiler says"
+		}
+		fmt.Fprintf(w, "\nmemory      %s of the device at the highest, %s; there are %s\n", train.FormatBytes(p.Peak), how, train.FormatBytes(p.Memory))
 		fmt.Fprintf(w, "%-10s  %s, no times are planned for XLA\n", p.StepName, plan.FormatFLOPs(p.StepFLOPs))
 	} else {
 		fmt.Fprintf(w, "\nmemory      %s at the highest (%s to %s, as the garbage collector runs); there are %s\n", train.FormatBytes(p.Peak),

@@ -73,3 +73,14 @@ void resalign_error(const api *a, error *e, char *message, size_t room) {
 	object_args destroy = {.struct_size = sizeof destroy, .object = e};
 	a->error_destroy(&destroy);
 }
+
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
+// resalign_tidy gives memory that compiling took back to the system, where the C library keeps it.
+void resalign_tidy(void) {
+#ifdef __GLIBC__
+	malloc_trim(0);
+#endif
+}

@@ -86,6 +86,7 @@ func resalignCompile(slot C.int, args *C.compile_args) *C.error {
 }
 
 func (h *Hook) compile(args *C.compile_args) *C.error {
+	defer C.resalign_tidy()
 	text := describe(view(args.program.code, args.program.code_size))
 	h.mu.Lock()
 	store, identity, trouble := h.store, h.identity, h.trouble

@@ -117,4 +117,7 @@ void resalign_release(serialize_args *);
 error *resalign_platform_version(const api *, client *, const char **out, size_t *size);
 void resalign_error(const api *, error *, char *message, size_t room);
 
+// resalign_tidy gives memory that compiling took back to the system.
+void resalign_tidy(void);
+
 #endif
