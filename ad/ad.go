@@ -12,6 +12,7 @@
 package ad
 
 import (
+	"context"
 	"fmt"
 	"slices"
 
@@ -57,20 +58,31 @@ func Shared(e *engine.Engine, key, name string, build func(t *Tape, inputs []*Va
 	return e.Shared(key, func() (*engine.Function, error) { return Compile(e, name, build) })
 }
 
+// Measure compiles a function as Compile does, for inputs without numbers, and says what memory a call takes. See
+// engine.Engine.Measure.
+func Measure(e *engine.Engine, name string, inputs []engine.Input, build func(t *Tape, inputs []*Value) []*Value) (engine.Footprint, error) {
+	return e.Measure(name, inputs, loweringFor(e).graph(build))
+}
+
+// Time runs a function on zeros and says how many seconds a call takes. See engine.Engine.Time.
+func Time(ctx context.Context, e *engine.Engine, name string, inputs []engine.Input, build func(t *Tape, inputs []*Value) []*Value) (float64, error) {
+	return e.Time(ctx, name, inputs, loweringFor(e).graph(build))
+}
+
 func compile(e *engine.Engine, name string, l lowering, build func(t *Tape, inputs []*Value) []*Value) (*engine.Function, error) {
-	return e.NewFunction(name, func(g *graph.Graph, nodes []*graph.Node) []*graph.Node {
+	return e.NewFunction(name, l.graph(build))
+}
+
+// graph writes a function down for a backend.
+func (l lowering) graph(build func(t *Tape, inputs []*Value) []*Value) engine.Build {
+	return func(g *graph.Graph, nodes []*graph.Node) []*graph.Node {
 		t := newTape(g, l)
 		inputs := make([]*Value, len(nodes))
 		for i, n := range nodes {
 			inputs[i] = t.Input(n)
 		}
-		outputs := build(t, inputs)
-		result := make([]*graph.Node, len(outputs))
-		for i, v := range outputs {
-			result[i] = v.node
-		}
-		return result
-	})
+		return Nodes(build(t, inputs))
+	}
 }
 
 // NewTape starts a graph. native says that the backend's own convolutions and transposes are fast.

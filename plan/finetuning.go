@@ -28,6 +28,7 @@ type tuner struct {
 
 func newTuner(m *machine, a *Architecture, j finetune.Job) (*tuner, error) {
 	t := &tuner{session: newSession(m, a.skeleton(), a, j.Resolution), j: j}
+	t.tile = j.VAETileSize
 	size := j.BatchSize
 	if j.Prior != "" {
 		size *= 2

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"context"
 	"fmt"
 	"reflect"
 
@@ -25,7 +26,8 @@ type program struct {
 
 	shapes   []input
 	build    func(t *ad.Tape, in []*ad.Value) []*ad.Value
-	measured *int // bytes that it holds beside its inputs, as the device's compiler says; nil: not known
+	measured *int    // bytes that it holds beside its inputs, as the device's compiler says; nil: not known
+	seconds  float64 // that a call takes, by the timer; 0: not known
 }
 
 // value is an array in a program.
@@ -41,7 +43,7 @@ type op struct {
 	kind    compute.OpType
 	inputs  []int // positions in values
 	result  int
-	flops   float64 // of a matrix product
+	flops   float64 // of a matrix product or a convolution
 	half    bool    // matrix product: of factors of half precision
 	panels  bool    // matrix product: large enough to be taken panel by panel
 	inner   int     // matrix product: the length of the sums
@@ -52,8 +54,10 @@ type op struct {
 // compiler compiles graphs on the Go engine's backend, by shapes alone, and keeps the results.
 type compiler struct {
 	backend  compute.Backend
-	native   bool           // graphs are written for an engine whose own convolutions and transposes are fast
-	device   *engine.Engine // which says what a program takes; nil: none
+	native   bool            // graphs are written for an engine whose own convolutions and transposes are fast
+	device   *engine.Engine  // which says what a program takes; nil: none
+	timer    *engine.Engine  // which says how long one lasts; nil: none
+	ctx      context.Context // of timing
 	programs map[string]*program
 }
 
@@ -169,6 +173,13 @@ func readProgram(name string, builder reflect.Value) (*program, error) {
 			o.half = shape(list.Index(0)).DType.IsHalfPrecision()
 			o.flops = 2 * float64(size("BatchSize")) * float64(o.inner) * float64(o.rows) * float64(o.columns)
 			o.panels = o.flops >= 2*panelSize
+		}
+		if kind == compute.OpTypeConvGeneral {
+			kernel := shape(list.Index(1))
+			axes := node.Elem().FieldByName("Data").Elem().Elem().FieldByName("axes")
+			o.columns = kernel.Dimensions[axes.FieldByName("KernelOutputChannels").Int()]
+			o.inner, o.rows = kernel.Size()/o.columns, shape(node).Size()/o.columns
+			o.flops = 2 * float64(o.inner) * float64(o.rows) * float64(o.columns)
 		}
 		p.ops = append(p.ops, o)
 	}

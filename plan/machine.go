@@ -56,10 +56,11 @@ func (m *machine) run(p *program, err error, inputs []*tensor, donate []bool) ([
 		m.known[p] = true
 		m.memory.compile(p)
 	}
-	if err := m.measure(p, donate); err != nil {
+	if err := m.ask(p, donate); err != nil {
 		return nil, err
 	}
 	m.work.add(p, m.times)
+	m.work.timed += m.times * p.seconds
 	out := m.memory.run(p, inputs, donate)
 	m.note()
 	return out, nil

@@ -177,7 +177,7 @@ func TestHalfPrecision(t *testing.T) {
 func TestXLA(t *testing.T) {
 	o := tinyOptions(t)
 	o.XLA, o.Rates = true, Rates{}
-	p, err := Make(o)
+	p, err := Make(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -200,7 +200,7 @@ func TestFineTuningSwitches(t *testing.T) {
 	j := finetune.DefaultJob(finetune.Full)
 	j.Model, j.Data, j.Steps, j.BatchSize = o.Model.Name, "examples/tiny/people", 2, 4
 	o.Job, o.Memory, o.Rates.Half = &j, 50<<20, 1e10
-	p, err := Make(o)
+	p, err := Make(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ package plan
 
 import (
 	"cmp"
+	"context"
 	"runtime"
 	"slices"
 
@@ -24,6 +25,7 @@ type Options struct {
 	Model   *Architecture
 	XLA     bool           // plan the memory of an XLA device instead of the Go engine's; no times
 	Device  *engine.Engine // with XLA: compiles the run's programs, which tells their memory. nil: it is estimated
+	Timer   *engine.Engine // runs each of the run's programs on zeros, which tells times. nil: they are counted, none with XLA
 	Threads int            // 0: as many as this machine has
 	Memory  int64          // bytes that the run may take; 0: what this machine has left
 	Rates   Rates          // zero: this machine's are measured, which takes two seconds or three
@@ -44,9 +46,10 @@ type Plan struct {
 	Memory      int64      `json:"memory_bytes"`    // what it has
 	Fits        bool       `json:"fits"`
 	Switches    []Switch   `json:"switches,omitempty"` // the three that help most, where the plan does not fit
+	Timed       bool       `json:"timed"`              // the run's programs were run, none of its times is counted
 	StepName    string     `json:"step_name"`          // what a step is: an outer step, an edit, a step
 	StepFLOPs   float64    `json:"step_flops"`         // of a mean step, in products of matrices and on the host
-	StepSeconds float64    `json:"step_s"`             // times are 0 with XLA, for which none are planned
+	StepSeconds float64    `json:"step_s"`             // times are 0 with XLA where nothing was timed
 	StepLow     float64    `json:"step_low_s"`         // StepSeconds is good to TimeError
 	StepHigh    float64    `json:"step_high_s"`
 	Prepare     float64    `json:"prepare_s"` // encoding of pictures and prompts, and what a method does before its first step
@@ -74,11 +77,14 @@ type Item struct {
 // TimeError is the factor by which times may be off, up or down (docs/performance.md).
 const TimeError = 1.35
 
+// TimedError is TimeError where programs were timed.
+const TimedError = 1.15
+
 // courses is how many runs are gone through, each with other decisions of the runtime's clock.
 const courses = 5
 
-// Make plans a run.
-func Make(o Options) (*Plan, error) {
+// Make plans a run. ctx ends timing.
+func Make(ctx context.Context, o Options) (*Plan, error) {
 	c, err := newCompiler(o.XLA)
 	if err != nil {
 		return nil, err
@@ -87,7 +93,7 @@ func Make(o Options) (*Plan, error) {
 	if o.XLA {
 		c.device = o.Device
 	}
-	if o.Rates == (Rates{}) && !o.XLA {
+	if o.Rates == (Rates{}) && (!o.XLA || o.Timer != nil && o.onHost()) {
 		if o.Rates, err = calibrate(c.backend, o.half(), o.onHost()); err != nil {
 			return nil, err
 		}
@@ -99,11 +105,31 @@ func Make(o Options) (*Plan, error) {
 		}
 	}
 	p, err := planOnce(c, o, courses)
-	if err != nil || p.Fits {
-		return p, err
+	if err != nil {
+		return nil, err
 	}
-	p.Switches, err = switches(c, o, p)
+	switch {
+	case !p.Fits:
+		p.Switches, err = switches(c, o, p)
+		if o.Timer != nil {
+			p.Notes = append(p.Notes, "nothing was timed, as the run does not fit")
+		}
+	case o.Timer != nil:
+		c.ctx, c.timer = ctx, o.Timer
+		timed, failed := planOnce(c, o, 1)
+		if failed != nil {
+			return nil, failed
+		}
+		p.takeTimes(timed)
+	}
 	return p, err
+}
+
+// takeTimes takes the times of a plan whose programs were run once.
+func (p *Plan) takeTimes(timed *Plan) {
+	p.Timed = true
+	p.StepSeconds, p.Prepare, p.Previews, p.Seconds = timed.StepSeconds, timed.Prepare, timed.Previews, timed.Seconds
+	p.StepLow, p.StepHigh = p.StepSeconds/TimedError, p.StepSeconds*TimedError
 }
 
 // half tells whether predictions are computed in half precision.
@@ -149,7 +175,8 @@ func planOnce(c *compiler, o Options, courses int) (*Plan, error) {
 	}
 	var peaks []int64
 	for seed := range courses {
-		var in memory = new(device)
+		xla := &device{host: o.XLA && c.device != nil && c.device.Kind() == "xla:cpu"}
+		var in memory = xla
 		if !o.XLA {
 			in = newHeap(o.Threads, uint64(seed))
 		}
@@ -164,6 +191,9 @@ func planOnce(c *compiler, o Options, courses int) (*Plan, error) {
 		peaks = append(peaks, int64(m.peak))
 		if seed == 0 {
 			w.report(p)
+			if itself := xla.itself(); itself > 0 {
+				p.Resident = append(p.Resident, Item{"compiled programs, and this one", int64(itself)})
+			}
 		}
 	}
 	slices.Sort(peaks)

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -85,7 +86,7 @@ func TestProductByHand(t *testing.T) {
 }
 
 func TestExample(t *testing.T) {
-	p, err := Make(tinyOptions(t))
+	p, err := Make(t.Context(), tinyOptions(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -193,7 +194,7 @@ func TestSwitchesAreSorted(t *testing.T) {
 	o.Recipe.Simulations, o.Recipe.Outer.SimulationsPerStep = o.Recipe.Simulations[:1], 1
 	o.Rates.Half = 1e10
 	o.Memory = 50 << 20
-	p, err := Make(o)
+	p, err := Make(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -249,7 +250,7 @@ func TestPlanAgainstRun(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p, err := Make(o)
+		p, err := Make(t.Context(), o)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -289,7 +290,64 @@ func TestErrors(t *testing.T) {
 	}
 	o := tinyOptions(t)
 	o.Recipe.Resolution = 33
-	if _, err := Make(o); err == nil || !strings.Contains(err.Error(), "recipe: resolution: pictures of 33×33") {
+	if _, err := Make(t.Context(), o); err == nil || !strings.Contains(err.Error(), "recipe: resolution: pictures of 33×33") {
 		t.Errorf("resolution that does not fit: %v", err)
+	}
+}
+
+// Pictures that are encoded by tiles take the memory of a tile.
+func TestEncodingByTiles(t *testing.T) {
+	o := tinyOptions(t)
+	o.Recipe.Method, o.Recipe.Resolution = unlearn.Ascent, 64
+	c := openCompiler(t)
+	heightWith := func(tile int) int64 {
+		o.Recipe.Memory.VAETileSize = tile
+		p, err := planOnce(c, o, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return height(p, "encoding a picture")
+	}
+	whole, tiled := heightWith(0), heightWith(32)
+	if tiled == 0 || tiled > whole/3 {
+		t.Errorf("encoding needs %d bytes by tiles of a quarter, %d whole", tiled, whole)
+	}
+	o.Recipe.Memory.VAETileSize = 30
+	if _, err := planOnce(c, o, 1); err == nil || !strings.Contains(err.Error(), "30") {
+		t.Errorf("tiles that do not fit: %v", err)
+	}
+}
+
+// Timed plans run the programs of the run: each at least once, and nothing else changes.
+func TestTimed(t *testing.T) {
+	o := tinyOptions(t)
+	o.Recipe.Simulations = o.Recipe.Simulations[:1]
+	counted, err := Make(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o.Timer, err = engine.Open("go"); err != nil {
+		t.Fatal(err)
+	}
+	defer o.Timer.Close()
+	timed, err := Make(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !timed.Timed || counted.Timed || timed.StepSeconds == counted.StepSeconds || timed.StepSeconds <= 0 || timed.Prepare <= 0 || timed.Previews <= 0 {
+		t.Errorf("%v s a step counted, %v timed", counted.StepSeconds, timed.StepSeconds)
+	}
+	if timed.PeakLow != counted.PeakLow || timed.PeakHigh != counted.PeakHigh || timed.StepFLOPs != counted.StepFLOPs {
+		t.Errorf("timing changed the plan: %+v, %+v", timed, counted)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	if _, err := Make(ctx, o); !errors.Is(err, context.Canceled) {
+		t.Errorf("a plan that was stopped: %v", err)
+	}
+	o.Memory = 1 << 20
+	small, err := Make(t.Context(), o)
+	if err != nil || small.Timed || !slices.ContainsFunc(small.Notes, func(n string) bool { return strings.Contains(n, "timed") }) {
+		t.Errorf("what does not fit: %+v, %v", small, err)
 	}
 }

@@ -222,7 +222,7 @@ const (
 
 func (o op) class() class {
 	switch o.kind {
-	case compute.OpTypeDotGeneral:
+	case compute.OpTypeDotGeneral, compute.OpTypeConvGeneral:
 		return product
 	case compute.OpTypeReshape, compute.OpTypeIdentity, compute.OpTypeBitcast, compute.OpTypeSchedulingBarrier:
 		return relabel

@@ -21,6 +21,7 @@ type session struct {
 	*machine
 	arch    *Architecture
 	side    int       // of training pictures, in pixels
+	tile    int       // of pictures when they are encoded; 0: whole
 	model   *sd.Model // without its numbers
 	teacher network   // the UNet as it was read
 	frozen  []*tensor
@@ -98,12 +99,20 @@ func (s *session) encode(p pictures, prompts int) error {
 	if err := s.repeat(encodedRuns, float64(prompts), s.encodePrompt); err != nil {
 		return err
 	}
-	encoder, err := s.vaeEncoder(s.arch, s.side)
+	piece, pieces := s.side, 1.0
+	if s.tile > 0 && s.side > s.tile {
+		tile, err := s.model.TileSize(s.tile)
+		if err != nil {
+			return err
+		}
+		piece, pieces = tile, tilesAcross(s.side, tile)*tilesAcross(s.side, tile)
+	}
+	encoder, err := s.vaeEncoder(s.arch, piece)
 	if err != nil {
 		return err
 	}
-	if err := s.repeat(encodedRuns, float64(p.runs()), func() error {
-		picture := s.feed(input{dims: []int{s.arch.VAE.InChannels, s.side, s.side}})
+	if err := s.repeat(encodedRuns, pieces*float64(p.runs()), func() error {
+		picture := s.feed(input{dims: []int{s.arch.VAE.InChannels, piece, piece}})
 		out, err := s.run(encoder, nil, concat(s.vae, picture), nil)
 		s.memory.free(concat(out, picture)...)
 		return err
@@ -120,6 +129,11 @@ func (s *session) encode(p pictures, prompts int) error {
 		s.memory.feed(s.cached)
 	}
 	return nil
+}
+
+// tilesAcross is how many tiles cover a length; they overlap by a quarter.
+func tilesAcross(length, tile int) float64 {
+	return math.Ceil(float64(length) / (0.75 * float64(tile)))
 }
 
 func (s *session) encodePrompt() error {
@@ -245,9 +259,7 @@ func (s *session) decode(o generate.Options, b batch, batches float64) error {
 			return err
 		}
 		if d := tile / s.arch.VAE.Downscale(); max(b.height, b.width) > d {
-			// Tiles overlap by a quarter.
-			across := func(length int) float64 { return math.Ceil(float64(length) / (0.75 * float64(d))) }
-			batches *= across(b.height) * across(b.width)
+			batches *= tilesAcross(b.height, d) * tilesAcross(b.width, d)
 			piece.height, piece.width = min(d, b.height), min(d, b.width)
 		}
 	}

@@ -120,6 +120,7 @@ const (
 	costOfRank        = "capacity of the adapter"
 	costOfBatch       = "smoothness of the gradient"
 	costOfResolution  = "fine detail of the training pictures"
+	costOfTiles       = "some of what the VAE sees beyond a tile"
 )
 
 // halved is half the side of training pictures, if the model takes that.
@@ -127,6 +128,13 @@ func (o Options) halved(resolution int) (side int, ok bool) {
 	full := cmp.Or(resolution, o.Model.resolution())
 	_, err := o.Model.latents(1, full/2, full/2)
 	return full / 2, err == nil && full >= 2*o.Model.VAE.Downscale()*o.Model.UNet.Downscale()
+}
+
+// tile is half the side of training pictures as the side of tiles, if they are not encoded by tiles and the VAE takes that.
+func (o Options) tile(resolution, now int) (side int, ok bool) {
+	side = cmp.Or(resolution, o.Model.resolution()) / 2
+	tile, err := o.Model.skeleton().TileSize(side)
+	return side, now == 0 && err == nil && tile == side
 }
 
 // recipeSwitches lists the switches that the recipe has not set yet.
@@ -143,6 +151,8 @@ func (o Options) recipeSwitches() []candidate {
 	}
 	add(!r.Memory.GradientCheckpointing, `memory.gradient_checkpointing=true`, costOfCheckpoints, func(r *unlearn.Recipe) { r.Memory.GradientCheckpointing = true })
 	add(!o.half(), `memory.compute=bfloat16`, costOfHalf, func(r *unlearn.Recipe) { r.Memory.Compute = string(nn.BFloat16) })
+	tile, tiles := o.tile(r.Resolution, r.Memory.VAETileSize)
+	add(tiles, fmt.Sprintf("memory.vae_tile_size=%d", tile), costOfTiles, func(r *unlearn.Recipe) { r.Memory.VAETileSize = tile })
 	simulates, h := r.Method == unlearn.ResAlign, r.Hypergradient
 	second := simulates && h.Solver != unlearn.FirstOrder
 	add(second && h.Products == exactProducts, `hypergradient.products=central_differences`, "products to 1e-5 in place of exact ones",
@@ -207,6 +217,8 @@ func (o Options) jobSwitches() []candidate {
 	}
 	add(!j.GradientCheckpointing, "--gradient-checkpointing", costOfCheckpoints, func(j *finetune.Job) { j.GradientCheckpointing = true })
 	add(!o.half(), "--compute bfloat16", costOfHalf, func(j *finetune.Job) { j.Compute = string(nn.BFloat16) })
+	tile, tiles := o.tile(j.Resolution, j.VAETileSize)
+	add(tiles, fmt.Sprintf("--vae-tile-size %d", tile), costOfTiles, func(j *finetune.Job) { j.VAETileSize = tile })
 	add(j.Method == finetune.Full && !j.TrainTextEncoder, "--method lora", "all weights; an adapter takes their place", func(j *finetune.Job) { j.Method = finetune.LoRA })
 	add(j.TrainTextEncoder, "--train-text-encoder=false", "training of the text encoder", func(j *finetune.Job) { j.TrainTextEncoder = false })
 	add(j.EMADecay > 0, "--ema-decay 0", "the average of the weights", func(j *finetune.Job) { j.EMADecay = 0 })

@@ -34,6 +34,7 @@ func newTrainer(m *machine, a *Architecture, r unlearn.Recipe) (*trainer, error)
 	model := a.skeleton()
 	model.GradientCheckpointing, model.Compute = r.Memory.GradientCheckpointing, nn.Compute(r.Memory.Compute)
 	t := &trainer{session: newSession(m, model, a, r.Resolution), r: r}
+	t.tile = r.Memory.VAETileSize
 	if err := t.sizeBatches(); err != nil {
 		return nil, fmt.Errorf("recipe: %w", err)
 	}

@@ -23,6 +23,7 @@ type work struct {
 	bytes     [classes]float64
 	calls     float64 // of operations
 	evaluated float64 // programs
+	timed     float64 // seconds of programs, where they were timed
 }
 
 // thinSide is what the sides of a matrix must have for the engine to multiply at its full speed.
@@ -45,6 +46,7 @@ func (w *work) plus(o work, times float64) {
 	}
 	w.calls += times * o.calls
 	w.evaluated += times * o.evaluated
+	w.timed += times * o.timed
 }
 
 // decompose adds the singular value decomposition of a matrix whose shorter side is n (package svd): Gram matrices for the
@@ -107,15 +109,18 @@ const (
 
 // seconds predicts how long the work takes.
 func (r Rates) seconds(w work) float64 {
+	beside := 0.0
+	if w.host > 0 && r.Host > 0 {
+		beside += w.host / r.Host
+	}
+	if w.timed > 0 {
+		return w.timed + beside
+	}
 	if r.FLOPs == 0 {
 		return 0
 	}
-	beside := 0.0
 	if w.half > 0 {
 		beside += w.half / (r.Half * productShare)
-	}
-	if w.host > 0 {
-		beside += w.host / r.Host
 	}
 	return beside + w.flops/(r.FLOPs*productShare) +
 		w.bytes[product]/(r.Bytes*thinShare) +

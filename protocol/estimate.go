@@ -88,7 +88,7 @@ func (r Recipe) Plan(ctx context.Context, o Options, rates plan.Rates) (*Estimat
 		e.ModelCalls *= 2
 	}
 	e.checkFolders(r)
-	return e, e.time(r, rates)
+	return e, e.time(ctx, r, rates)
 }
 
 func (e *Estimate) addCells(c PlannedCells, r Recipe, of cell) {
@@ -186,7 +186,7 @@ func (v variant) what() string {
 const assumed = "sd14"
 
 // time says how long everything takes, by the graphs of an unlearning run that makes a picture and trains on two.
-func (e *Estimate) time(r Recipe, rates plan.Rates) error {
+func (e *Estimate) time(ctx context.Context, r Recipe, rates plan.Rates) error {
 	type cost struct{ picture, sample float64 }
 	known := map[string]cost{} // by architecture
 	var first string
@@ -206,7 +206,7 @@ func (e *Estimate) time(r Recipe, rates plan.Rates) error {
 			u.Resolution = 0
 			u.Preview = generate.Preview{Every: 1, Prompts: []string{"one"}, Options: r.Generate}
 			u.Preview.Options.Batch = 1
-			p, err := plan.Make(plan.Options{Recipe: u, Model: a, Memory: 1 << 50, Rates: rates})
+			p, err := plan.Make(ctx, plan.Options{Recipe: u, Model: a, Memory: 1 << 50, Rates: rates})
 			if err != nil {
 				return fmt.Errorf("model %s: %w", m.Name, err)
 			}

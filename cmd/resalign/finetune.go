@@ -61,8 +61,8 @@ does for recipes.`,
 	on.add(cmd, "with --plan: ")
 	bindJob(flags, &typed)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if !planOnly && (on.preset != "" || on.memory != "" || on.estimate) {
-			return misuse(cmd, "--preset, --memory and --estimate go with --plan")
+		if !planOnly && (on.preset != "" || on.memory != "" || on.estimate || on.timed) {
+			return misuse(cmd, "--preset, --memory, --estimate and --timed go with --plan")
 		}
 		needed := []string{"model", "data", "out"}
 		switch {

@@ -35,7 +35,10 @@ seconds. What a fine-tuning needs is said by "resalign finetune --plan" and its 
 With --engine xla it is the memory of the device that is planned. How XLA shares memory within a program is known after
 compiling only: where this program has XLA and a plugin is at hand, the run's programs are compiled, which takes as long as in
 the run (and serves it, if compiled programs are kept); else, and with --estimate, the memory is estimated from the graphs,
-which is too high. No times are given for XLA.
+which is too high.
+
+With --timed each of the run's programs is run on zeros and timed, in place of counting operations: that takes the memory
+of the run and somewhat longer than a step, and is the only way to know times on XLA.
 
 It exits with 0 if the run fits into the memory that is left (or that --memory names), and with 1 if it does not; then it
 names the three settings that save most. Without a recipe it plans the public one, the preset sd14.`,
@@ -78,6 +81,7 @@ type plannedMachine struct {
 	preset, memory string
 	threads        int
 	estimate       bool // with XLA: without its compiler
+	timed          bool
 }
 
 // add declares the flags that all commands have which plan; with says what they go with.
@@ -85,6 +89,7 @@ func (m *plannedMachine) add(cmd *cobra.Command, with string) {
 	cmd.Flags().StringVar(&m.preset, "preset", "", with+"plan for a known architecture instead: "+strings.Join(sd.PresetNames(), ", "))
 	cmd.Flags().StringVar(&m.memory, "memory", "", with+"memory to plan for, such as 24GB (default: what this machine has left)")
 	cmd.Flags().BoolVar(&m.estimate, "estimate", false, with+"with --engine xla: estimate the device's memory, compile nothing")
+	cmd.Flags().BoolVar(&m.timed, "timed", false, with+"run each of the computations once, on zeros, to know how long they take")
 }
 
 // options takes the flags over.
@@ -128,6 +133,23 @@ func (c *console) plan(cmd *cobra.Command, o plan.Options, on plannedMachine, mo
 	default:
 		return fmt.Errorf("engine %q is not known; plans are made for go and xla", spec)
 	}
+	if on.timed {
+		switch {
+		case o.Device != nil:
+			o.Timer = o.Device
+		case o.XLA && why != "":
+			return fmt.Errorf("nothing can be timed: %s", why)
+		case o.XLA:
+			return misuse(cmd, "--timed runs what --estimate does not even compile; give one")
+		default:
+			e, err := engine.Open("go")
+			if err != nil {
+				return err
+			}
+			defer e.Close()
+			o.Timer = e
+		}
+	}
 	if o.Model == nil {
 		folder, err := c.findModel(cmd.Context(), model)
 		if err != nil {
@@ -137,7 +159,7 @@ func (c *console) plan(cmd *cobra.Command, o plan.Options, on plannedMachine, mo
 			return err
 		}
 	}
-	p, err := plan.Make(o)
+	p, err := plan.Make(cmd.Context(), o)
 	if err != nil {
 		return err
 	}
@@ -181,17 +203,25 @@ func writePlan(w io.Writer, p *plan.Plan) {
 	section(w, "stays in memory", p.Resident)
 	section(w, "at its height, beside what it is given", p.Evaluations)
 	if p.Engine == "xla" {
-		how := "an estimate"
+		how := "an estimate of the device's"
 		if p.Compiled {
-			how = "as its compiler says"
+			how = "with what its compiler says of the device's"
 		}
-		fmt.Fprintf(w, "\nmemory      %s of the device at the highest, %s; there are %s\n", train.FormatBytes(p.Peak), how, train.FormatBytes(p.Memory))
-		fmt.Fprintf(w, "%-10s  %s, no times are planned for XLA\n", p.StepName, plan.FormatFLOPs(p.StepFLOPs))
+		fmt.Fprintf(w, "\nmemory      %s at the highest, %s; there are %s\n", train.FormatBytes(p.Peak), how, train.FormatBytes(p.Memory))
 	} else {
 		fmt.Fprintf(w, "\nmemory      %s at the highest (%s to %s, as the garbage collector runs); there are %s\n", train.FormatBytes(p.Peak),
 			train.FormatBytes(p.PeakLow), train.FormatBytes(p.PeakHigh), train.FormatBytes(p.Memory))
+	}
+	if p.Engine == "xla" && !p.Timed {
+		fmt.Fprintf(w, "%-10s  %s; how long it takes on XLA is only known with --timed\n", p.StepName, plan.FormatFLOPs(p.StepFLOPs))
+	} else {
 		fmt.Fprintf(w, "%-10s  %s, %s (%s to %s)\n", p.StepName, plan.FormatFLOPs(p.StepFLOPs), duration(p.StepSeconds), duration(p.StepLow), duration(p.StepHigh))
 		fmt.Fprintf(w, "run         %s: %s to prepare, %s, %s for previews\n", duration(p.Seconds), duration(p.Prepare), count(p.Steps, p.StepName), duration(p.Previews))
+	}
+	switch {
+	case p.Timed:
+		fmt.Fprintln(w, "measured    each of the run's programs, on zeros")
+	case p.Engine != "xla":
 		fmt.Fprintf(w, "measured    %.0f GFLOP/s, %.1f GB/s\n", p.Rates.FLOPs/1e9, p.Rates.Bytes/1e9)
 	}
 	for _, note := range p.Notes {
