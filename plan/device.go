@@ -42,6 +42,7 @@ func (d *device) free(ts ...*tensor) {
 
 // transient memory is the host's.
 func (d *device) transient(int) {}
+func (d *device) keep(int)      {}
 
 // compile takes what a program needs beside arrays; on an accelerator that is the host's memory.
 func (d *device) compile(p *program) {

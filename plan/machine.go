@@ -29,6 +29,8 @@ type memory interface {
 	free(ts ...*tensor)
 	// transient is memory that the host needs for a moment.
 	transient(bytes int)
+	// keep is memory that the host needs to the end.
+	keep(bytes int)
 	// compile takes what a program itself needs.
 	compile(p *program)
 	// run goes through a program and returns its outputs. Inputs for which donate is true are used up.

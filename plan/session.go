@@ -37,6 +37,7 @@ type session struct {
 func newSession(m *machine, model *sd.Model, a *Architecture, resolution int) *session {
 	s := &session{machine: m, arch: a, side: cmp.Or(resolution, a.resolution()), model: model}
 	s.teacher = network{denoise.NewNetwork(model)}
+	s.readVocabularies()
 	s.text = s.load(a.textSpecs())
 	s.vae = s.load(sd.NewVAE(a.VAE).Specs())
 	s.frozen = s.load(s.teacher.Specs())
@@ -54,6 +55,23 @@ func (s *session) load(specs []nn.Spec) []*tensor {
 	}
 	s.note()
 	return out
+}
+
+// A word of a tokenizer's vocabulary takes so many bytes, and while it is read more of them, in so many pieces; measured.
+const (
+	wordBytes   = 94
+	wordGarbage = 360
+	wordPieces  = 16
+)
+
+// readVocabularies reads the tokenizers of the text encoders.
+func (s *session) readVocabularies() {
+	for _, t := range s.arch.Text {
+		for range wordPieces {
+			s.memory.transient(wordGarbage * t.Vocabulary / wordPieces)
+		}
+		s.memory.keep(wordBytes * t.Vocabulary)
+	}
 }
 
 // batch is the shape of a batch of training pictures.

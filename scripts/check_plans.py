@@ -16,11 +16,15 @@ import subprocess
 import tempfile
 
 RECIPE = "examples/tiny/recipe.toml"
+ALL, ESD, PICTURES = "trainable.parameters=all", "objective.harm=esd", "latents.from=pictures"
+CONTRAST = ["objective.harm=contrast", "objective.retain=denoising"]
 UNLEARNING = {  # what is set beside the method
-    "resalign": [], "ascent": [], "esd": [], "esd-x": ["trainable.parameters=all"], "esd-u": ["trainable.parameters=all"],
-    "safegen": ["trainable.parameters=all"], "salun": ["trainable.parameters=all"], "advunlearn": ["trainable.parameters=all"],
-    "lcfdsd-ng": ["trainable.parameters=all"], "lcfdsd-lt": ["trainable.parameters=all"], "meta-unlearn": ["trainable.parameters=all"],
-    "uce": [], "rece": [],
+    "resalign": [], "ascent": [], "esd": [ESD], "esd-x": [ESD, ALL, PICTURES], "esd-u": [ESD, ALL, PICTURES],
+    "safegen": ["objective.harm=mosaic", ALL], "salun": ["objective.harm=relabel", ALL, "outer.weight_decay=0"],
+    "advunlearn": [ESD, PICTURES, "trainable.parameters=text_encoder", "preview.every=0", "attack.warmup=2", "attack.steps=3"],
+    "lcfdsd-ng": [*CONTRAST, ALL, "contrast.weight=5e-3"], "lcfdsd-lt": [*CONTRAST, ALL, "contrast.weight=5e-5"],
+    "meta-unlearn": [ESD, PICTURES, ALL, "data.related.folder=examples/tiny/people"],
+    "uce": ['edit.erase=["star"]'], "rece": ['edit.erase=["star"]'],
 }
 WORD = ["--placeholder", "<thing>", "--initializer", "person"]
 TUNING = {  # model and flags
