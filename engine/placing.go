@@ -28,7 +28,7 @@ func (e *Engine) Place(ts ...*Tensor) error {
 // Made is a float32 tensor of the given shape, whose numbers write puts into an array that holds any numbers before. On the
 // Go engine that array is the tensor itself: nothing is copied, then or when a call is given the tensor to keep
 // ([Function.CallDonating]), which would else take a copy of what lies in the host's memory. A nil engine makes tensors on
-// the host, as does one of another device.
+// the host, as does one of a device with memory of its own.
 func (e *Engine) Made(write func(values []float32) error, shape ...int) (*Tensor, error) {
 	of := shapes.Make(dtypes.Float32, shape...)
 	if e == nil || e.kind != "go" || of.Size() == 0 {
@@ -37,7 +37,13 @@ func (e *Engine) Made(write func(values []float32) error, shape ...int) (*Tensor
 		if err := t.MutableFlatData(func(flat any) { failed = write(flat.([]float32)) }); err != nil {
 			return nil, err
 		}
-		return t, failed
+		if failed != nil {
+			return nil, failed
+		}
+		if e != nil {
+			return t, e.Place(t)
+		}
+		return t, nil
 	}
 	// Not a shared tensor of the graph library: those are cleared first.
 	buffer, flat, err := e.backend.NewSharedBuffer(0, of)

@@ -4,7 +4,8 @@
     make xla && python scripts/check_plans.py bin/resalign --engine xla:PLUGIN --runs 1
 
 Unlearning follows examples/tiny/recipe.toml by each method, fine-tuning its pictures; models have random weights. Each run
-is a process of its own, whose peak memory the system tells. --only takes parts of the names of rows.
+is a process of its own, whose peak memory the system tells. With --timed the plans are timed, and compared with the median of
+the later half of each run's steps.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import json
 import os
 import pathlib
 import re
+import statistics
 import subprocess
 import tempfile
 
@@ -56,12 +58,22 @@ def run(command):
     return text, 1024 * usage.ru_maxrss
 
 
-def row(name, plan, real, runs):
-    p = json.loads(run(plan)[0])
-    measured = [run(real(i))[1] for i in range(runs)]
+def step_seconds(folder):
+    """The median of the later half of a run's steps, in seconds, by its log."""
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    steps = [e["fields"]["seconds"] for e in events if e["kind"] == "step"]
+    return statistics.median(steps[len(steps) // 2:])
+
+
+def row(name, plan, real, folders, timed):
+    p = json.loads(run(plan + ["--timed"] * timed)[0])
+    measured = [run([*real, "--out", folder])[1] for folder in folders]
     mib = [f"{x / 2**20:.0f}" for x in (p["peak_bytes"], p["peak_low_bytes"], p["peak_high_bytes"])]
     off = p["peak_bytes"] / (sum(measured) / len(measured)) - 1
-    print(f"| {name} | {mib[0]} ({mib[1]} to {mib[2]}) | {', '.join(f'{x / 2**20:.0f}' for x in measured)} | {100 * off:+.0f} % |", flush=True)
+    times = ""
+    if timed:
+        times = f" {p['step_s']:.2f} | {', '.join(f'{step_seconds(folder):.2f}' for folder in folders)} |"
+    print(f"| {name} | {mib[0]} ({mib[1]} to {mib[2]}) | {', '.join(f'{x / 2**20:.0f}' for x in measured)} | {100 * off:+.0f} % |{times}", flush=True)
 
 
 def main():
@@ -70,18 +82,20 @@ def main():
     p.add_argument("--engine", default="go")
     p.add_argument("--runs", type=int, default=3)
     p.add_argument("--steps", default="6", help="of a fine-tuning")
+    p.add_argument("--timed", action="store_true")
     p.add_argument("--only", default="", help="a regular expression for names of rows")
     o = p.parse_args()
     wanted = re.compile(o.only)
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        print("| MiB | planned (lowest to highest course) | measured | planned against the mean |\n|---|---|---|---|")
+        print("| MiB | planned (lowest to highest course) | measured | planned against the mean |" + " step planned, s | measured |" * o.timed)
+        print("|---|---|---|---|" + "---|---|" * o.timed)
         for method, settings in UNLEARNING.items():
             if not wanted.search(method):
                 continue
             flags = [x for s in [f"method={method}", *settings] for x in ("--set", s)]
             row(method, [o.program, "plan", RECIPE, *flags, "--engine", o.engine, "--json"],
-                lambda i: [o.program, "unlearn", RECIPE, *flags, "--engine", o.engine, "--out", folder / f"{method}-{i}"], o.runs)
+                [o.program, "unlearn", RECIPE, *flags, "--engine", o.engine], [folder / f"{method}-{i}" for i in range(o.runs)], o.timed)
         for number, (name, (model, flags)) in enumerate(TUNING.items()):
             if not wanted.search(name):
                 continue
@@ -90,7 +104,7 @@ def main():
                 run([o.program, "model", "new", "--preset", model, "--out", path])
             flags = ["--model", path, "--data", "examples/tiny/people", "--steps", o.steps, "--resolution", SIDE[model], *flags, "--engine", o.engine]
             row(name, [o.program, "finetune", "--plan", *flags, "--json"],
-                lambda i: [o.program, "finetune", *flags, "--out", folder / f"tuned-{number}-{i}"], o.runs)
+                [o.program, "finetune", *flags], [folder / f"tuned-{number}-{i}" for i in range(o.runs)], o.timed)
 
 
 if __name__ == "__main__":
