@@ -6,14 +6,14 @@ import (
 	"time"
 )
 
-// A call is timed until timedFor has passed, or this often.
+// A call is timed at least leastCalls times, and then until timedFor has passed, or mostCalls times.
 const (
+	leastCalls = 3
+	mostCalls  = 9
 	timedFor   = time.Second
-	timedCalls = 5
 )
 
-// Time runs a function on zeros and says how many seconds a call takes once it is compiled: the median of a few, or one
-// where a call takes long. It needs the memory of the inputs and of a call.
+// Time runs a function on zeros and says how many seconds a call takes once it is compiled: the median of a few. It needs the memory of the inputs and of a call.
 func (e *Engine) Time(ctx context.Context, name string, inputs []Input, build Build) (float64, error) {
 	f, err := e.NewFunction(name, build)
 	if err != nil {
@@ -63,7 +63,7 @@ func (e *Engine) Time(ctx context.Context, name string, inputs []Input, build Bu
 		return 0, err
 	}
 	var seconds []float64
-	for begin := time.Now(); len(seconds) == 0 || time.Since(begin) < timedFor && len(seconds) < timedCalls; {
+	for begin := time.Now(); len(seconds) < leastCalls || time.Since(begin) < timedFor && len(seconds) < mostCalls; {
 		s, err := call()
 		if err != nil {
 			return 0, err

@@ -109,13 +109,13 @@ func shapesKey(shapes []input) string {
 	return fmt.Sprintf("%d tensors %x", len(shapes), h.Sum64())
 }
 
-// vaeEncoder and vaeDecoder are those of sd.Model.
+// vaeEncoder and vaeDecoder are those of sd.Model. So are the names of these programs, by which compiled ones are found again.
 func (c *compiler) vaeEncoder(a *Architecture, side int) (*program, error) {
 	v := sd.NewVAE(a.VAE)
 	shapes := shapesOf(v.Specs())
 	n := len(shapes)
 	in := append(shapes, input{dims: []int{1, a.VAE.InChannels, side, side}})
-	return c.program("encoder", fmt.Sprintf("encoder of %s at %d", a.Name, side), in, func(_ *ad.Tape, in []*ad.Value) []*ad.Value {
+	return c.program("vae encoder", fmt.Sprintf("encoder of %s at %d", a.Name, side), in, func(_ *ad.Tape, in []*ad.Value) []*ad.Value {
 		mean, logVariance := v.Encode(nn.NewWeights(names(v.Specs()), in[:n]), in[n])
 		return []*ad.Value{mean, logVariance}
 	})
@@ -126,7 +126,7 @@ func (c *compiler) vaeDecoder(a *Architecture, compute nn.Compute, b batch) (*pr
 	shapes := shapesOf(v.Specs())
 	n := len(shapes)
 	in := append(shapes, input{dims: []int{b.size, a.VAE.LatentChannels, b.height, b.width}})
-	return c.program("decoder", fmt.Sprintf("decoder of %s in %s, %v", a.Name, compute, b), in, func(_ *ad.Tape, in []*ad.Value) []*ad.Value {
+	return c.program("vae decoder in "+string(compute), fmt.Sprintf("decoder of %s in %s, %v", a.Name, compute, b), in, func(_ *ad.Tape, in []*ad.Value) []*ad.Value {
 		z := ad.Scale(in[n], 1/a.VAE.ScalingFactor)
 		return []*ad.Value{v.Decode(nn.NewWeights(names(v.Specs()), in[:n]).ComputeIn(compute), z)}
 	})
@@ -138,7 +138,7 @@ func (c *compiler) textEncoder(a *Architecture, tower int) (*program, error) {
 	shapes := shapesOf(e.Specs())
 	n := len(shapes)
 	in := append(shapes, input{dims: []int{1, a.tokens()}, integer: true}, input{dims: []int{1}, integer: true})
-	return c.program("text encoder", fmt.Sprintf("text encoder %d of %s", tower, a.Name), in, func(_ *ad.Tape, in []*ad.Value) []*ad.Value {
+	return c.program(towers[tower], fmt.Sprintf("text encoder %d of %s", tower, a.Name), in, func(_ *ad.Tape, in []*ad.Value) []*ad.Value {
 		out := e.Forward(nn.NewWeights(names(e.Specs()), in[:n]), in[n], in[n+1])
 		state := out.Last
 		if a.XL {
@@ -154,7 +154,7 @@ func (c *compiler) textEncoder(a *Architecture, tower int) (*program, error) {
 // merge adds an adapter's factors into a weight, as sd.Model.Merge does.
 func (c *compiler) merge(weight, down, up input, a *sd.Adapter) (*program, error) {
 	in := []input{weight, down, up}
-	return c.program("merge", fmt.Sprintf("merge %g %s", a.Scale, shapesKey(in)), in, func(_ *ad.Tape, in []*ad.Value) []*ad.Value {
+	return c.program(fmt.Sprintf("merge adapter of rank %d ×%g", a.Rank, a.Scale), fmt.Sprintf("merge %g %s", a.Scale, shapesKey(in)), in, func(_ *ad.Tape, in []*ad.Value) []*ad.Value {
 		up, down := ad.Reshape(in[2], in[2].Dim(0), a.Rank), ad.Reshape(in[1], a.Rank, in[1].Size()/a.Rank)
 		change := ad.Reshape(ad.MatMul(up, down, false, false), in[0].Dims()...)
 		return []*ad.Value{ad.Add(in[0], ad.Scale(change, a.Scale))}

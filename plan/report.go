@@ -86,7 +86,7 @@ var kinds = []kind{
 	{"step of an optimizer", "step "},
 	{"step of an optimizer, backwards", "reverse of step "},
 	{"sum of vectors", "combination "},
-	{"encoding a prompt", "text encoder"},
-	{"encoding a picture", "encoder"},
-	{"decoding a picture", "decoder"},
+	{"encoding a prompt", "text_encoder"},
+	{"encoding a picture", "vae encoder"},
+	{"decoding a picture", "vae decoder"},
 }
