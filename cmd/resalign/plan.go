@@ -118,7 +118,16 @@ func (c *console) plan(cmd *cobra.Command, o plan.Options, on plannedMachine, mo
 		return misuse(cmd, "--estimate goes with --engine xla; on the Go engine nothing needs to be estimated")
 	}
 	switch name, _, _ := strings.Cut(strings.TrimSuffix(spec, ",tf32"), ":"); name {
-	case "", "auto", "go":
+	case "go":
+	case "", "auto": // what the run will take
+		e, err := engine.Open(spec)
+		if err != nil {
+			return err
+		}
+		defer e.Close()
+		if e.Kind() != "go" {
+			o.XLA, o.Device = true, e
+		}
 	case "xla":
 		var err error
 		if o.XLA = true; !on.estimate {
