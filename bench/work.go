@@ -173,18 +173,11 @@ func (c *workload) stepping(net *denoise.Network, s denoise.Selection, p denoise
 	if err != nil {
 		return nil, nil, err
 	}
-	var moments denoise.Vector
-	for slot := range optimizer.StateSlots() {
-		for _, t := range s.Of(p) {
-			zeros, err := c.model.Engine.Zeros(optimizer.StateShape(slot, engine.Shape(t))...)
-			if err != nil {
-				moments.Free()
-				return nil, nil, err
-			}
-			moments = append(moments, zeros)
-		}
+	descent, err := denoise.NewDescent(net, s, optimizer, p)
+	if err != nil {
+		return nil, nil, err
 	}
-	descent := denoise.ContinueDescent(net, s, optimizer, p, s.Of(p), moments, 0)
+	descent.Own()
 	return func(ctx context.Context) error {
 		_, gradient, err := net.Gradient(ctx, descent.Point(), s, denoise.Loss{}, c.batch)
 		if err != nil {

@@ -28,7 +28,7 @@ type Descent struct {
 	partBytes int // how large a part of a step may be; 0: what the engine needs
 }
 
-// NewDescent starts at a point, with fresh moments.
+// NewDescent starts at a point, which stays as it is, with fresh moments.
 func NewDescent(n *Network, s Selection, o train.Optimizer, start Point) (*Descent, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
@@ -36,12 +36,20 @@ func NewDescent(n *Network, s Selection, o train.Optimizer, start Point) (*Desce
 	d := &Descent{net: n, selection: s, optimizer: o, point: slices.Clone(start)}
 	for slot := range o.StateSlots() {
 		for _, t := range s.Of(start) {
-			shape := o.StateShape(slot, engine.Shape(t))
-			d.moments = append(d.moments, engine.Float32s(make([]float32, nn.Spec{Shape: shape}.Size()), shape...))
+			zeros, err := n.Model.Engine.Zeros(o.StateShape(slot, engine.Shape(t))...)
+			if err != nil {
+				d.moments.Free()
+				return nil, err
+			}
+			d.moments = append(d.moments, zeros)
 		}
 	}
 	return d, nil
 }
+
+// Own makes the parameters that move the descent's, which frees them, before the first step: that step then takes their
+// memory, as every later one takes that of the step before.
+func (d *Descent) Own() { d.owned = true }
 
 // Point is where the descent stands. It stays valid until the next step.
 func (d *Descent) Point() Point { return d.point }
@@ -228,41 +236,58 @@ func Deferred(name string, x *engine.Tensor) weights.Deferred {
 	}}
 }
 
-// Restore goes back to where Tensors and Steps were taken.
+// Restore goes back to where Tensors and Steps were taken. What it replaces is freed before: after an error the descent can
+// only be freed.
 func (d *Descent) Restore(prefix string, steps int, source weights.Source) error {
 	specs := d.selection.Specs(d.net)
-	shapeOf := func(i int) []int { return engine.Shape(d.Selected()[i]) }
+	shapes := make([][]int, len(specs))
+	for i, x := range d.Selected() {
+		shapes[i] = engine.Shape(x)
+	}
+	d.Free()
 	read := func(kind string, shape func(i int) []int) (Vector, error) {
 		out := make(Vector, len(specs))
 		for i, s := range specs {
-			t, err := source.Tensor(prefix + kind + s.Name)
-			if err != nil {
-				return nil, err
-			}
-			if !slices.Equal(t.Shape, shape(i)) {
-				return nil, fmt.Errorf("%s%s%s is %v, not %v", prefix, kind, s.Name, t.Shape, shape(i))
-			}
-			if out[i], err = d.net.Model.Engine.Made(t.Float32Into, t.Shape...); err != nil {
+			var err error
+			if out[i], err = Restored(d.net.Model.Engine, source, prefix+kind+s.Name, shape(i)); err != nil {
+				out.Free()
 				return nil, err
 			}
 		}
 		return out, nil
 	}
-	params, err := read("parameter.", shapeOf)
+	params, err := read("parameter.", func(i int) []int { return shapes[i] })
 	if err != nil {
-		return fmt.Errorf("checkpoint: %w", err)
+		return err
 	}
 	var moments Vector
 	for slot := range d.optimizer.StateSlots() {
-		v, err := read(fmt.Sprintf("moment%d.", slot), func(i int) []int { return d.optimizer.StateShape(slot, shapeOf(i)) })
+		v, err := read(fmt.Sprintf("moment%d.", slot), func(i int) []int { return d.optimizer.StateShape(slot, shapes[i]) })
 		if err != nil {
-			return fmt.Errorf("checkpoint: %w", err)
+			params.Free()
+			moments.Free()
+			return err
 		}
 		moments = append(moments, v...)
 	}
-	d.Free()
 	d.point, d.moments, d.owned, d.steps = d.selection.Put(d.point, params), moments, true, steps
 	return nil
+}
+
+// Restored is a tensor of a checkpoint, read to where an engine computes.
+func Restored(e *engine.Engine, source weights.Source, name string, shape []int) (*engine.Tensor, error) {
+	t, err := source.Tensor(name)
+	if err == nil && !slices.Equal(t.Shape, shape) {
+		err = fmt.Errorf("%s is %v, not %v", name, t.Shape, shape)
+	}
+	var x *engine.Tensor
+	if err == nil {
+		x, err = e.Made(t.Float32Into, shape...)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("checkpoint: %w", err)
+	}
+	return x, nil
 }
 
 // ContinueDescent goes on where another descent stopped, possibly at another place: selected are the moving parameters

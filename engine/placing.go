@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"errors"
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
@@ -37,11 +38,12 @@ func (e *Engine) Made(write func(values []float32) error, shape ...int) (*Tensor
 		if err := t.MutableFlatData(func(flat any) { failed = write(flat.([]float32)) }); err != nil {
 			return nil, err
 		}
-		if failed != nil {
-			return nil, failed
+		if failed == nil && e != nil {
+			failed = e.Place(t)
 		}
-		if e != nil {
-			return t, e.Place(t)
+		if failed != nil {
+			Free(t)
+			return nil, failed
 		}
 		return t, nil
 	}
@@ -51,7 +53,7 @@ func (e *Engine) Made(write func(values []float32) error, shape ...int) (*Tensor
 		return nil, err
 	}
 	if err := write(flat.([]float32)); err != nil {
-		return nil, err
+		return nil, errors.Join(err, buffer.Finalize())
 	}
 	return tensors.FromBuffer(buffer)
 }

@@ -13,7 +13,8 @@ const (
 	timedFor   = time.Second
 )
 
-// Time runs a function on zeros and says how many seconds a call takes once it is compiled: the median of a few. It needs the memory of the inputs and of a call.
+// Time runs a function on zeros and says how many seconds a call takes once it is compiled: the median of a few. It needs the
+// memory of the inputs and of a call.
 func (e *Engine) Time(ctx context.Context, name string, inputs []Input, build Build) (float64, error) {
 	f, err := e.NewFunction(name, build)
 	if err != nil {

@@ -111,7 +111,7 @@ func Run(ctx context.Context, m *sd.Model, start *sd.Params, c Config, d Data, h
 	}
 	loop := train.Loop{
 		Steps: c.Steps, Run: t.run, CheckpointEvery: h.CheckpointEvery, Keep: 2, Finish: h.Finish,
-		Step: t.step, SaveDeferred: t.save, Restore: t.restore, OnEvent: h.OnEvent, Warn: h.Warn,
+		Step: t.step, Save: t.save, Restore: t.restore, OnEvent: h.OnEvent, Warn: h.Warn,
 	}
 	loop.After = func(ctx context.Context, done int) error {
 		if err := t.adapted(ctx, start, h, done); err != nil || h.Preview == nil {

@@ -173,7 +173,7 @@ func loadDetector(e *engine.Engine, source weights.FileSource, path string) (*De
 		return nil, err
 	}
 	net := newDetectorNet(len(shapes), len(colours))
-	params, err := sd.LoadParams(source, path, net.specs, nil, nil)
+	params, err := sd.LoadParams(nil, source, path, net.specs, nil, nil)
 	if err != nil {
 		return nil, err
 	}

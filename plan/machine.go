@@ -206,7 +206,11 @@ func (f footprint) release(m *machine) {
 
 func (m *machine) newDescent(at vector, rule train.Optimizer) *descent {
 	shapes := states(rule, at.shapes)
-	return &descent{at: at, rule: rule, moments: vector{shapes, m.feed(shapes...)}}
+	moments := vector{shapes: shapes}
+	for _, s := range shapes {
+		moments.ts = append(moments.ts, m.memory.made(s.bytes()))
+	}
+	return &descent{at: at, rule: rule, moments: moments}
 }
 
 // descend takes a step. It uses up the gradient.

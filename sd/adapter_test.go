@@ -190,7 +190,7 @@ func (p *adapterProblem) mergedByFile(params *Params, lora *weights.LoRA) []*eng
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	loaded, err := LoadParams(merged, "merged", params.Specs, nil, nil)
+	loaded, err := LoadParams(nil, merged, "merged", params.Specs, nil, nil)
 	if err != nil {
 		p.t.Fatal(err)
 	}

@@ -65,7 +65,7 @@ func (m *Model) wearOn(component string, part *weights.LoRA) (err error) {
 			return err
 		}
 		m.UNetParams.Free() // not both at once
-		params, err := loadParams(m.Engine, merged, m.path("unet"), m.UNet.Specs(), nil, nil)
+		params, err := LoadParams(m.Engine, merged, m.path("unet"), m.UNet.Specs(), nil, nil)
 		if err := errors.Join(err, merged.Close()); err != nil {
 			return err
 		}

@@ -102,12 +102,12 @@ func Load(e *engine.Engine, dir string) (_ *Model, err error) {
 		return nil, fmt.Errorf("%s: %w", m.path("scheduler", "scheduler_config.json"), err)
 	}
 	if m.VAEParams, err = m.loadComponent(m.path("vae"), UNetWeightsName, func(s weights.FileSource) (*Params, error) {
-		return loadParams(e, s, m.path("vae"), m.VAE.Specs(), vaeAlias, nil)
+		return LoadParams(e, s, m.path("vae"), m.VAE.Specs(), vaeAlias, nil)
 	}); err != nil {
 		return nil, err
 	}
 	if m.UNetParams, err = m.loadComponent(m.path("unet"), UNetWeightsName, func(s weights.FileSource) (*Params, error) {
-		return loadParams(e, s, m.path("unet"), m.UNet.Specs(), nil, nil)
+		return LoadParams(e, s, m.path("unet"), m.UNet.Specs(), nil, nil)
 	}); err != nil {
 		return nil, err
 	}
@@ -182,7 +182,7 @@ func (m *Model) towerNames() []string {
 
 // loadText reads the parameters of a text encoder whose folder is dir.
 func loadText(e *engine.Engine, s weights.FileSource, dir string, t *TextEncoder) (*Params, error) {
-	return loadParams(e, s, dir, t.Specs(), textAlias, func(n string) bool {
+	return LoadParams(e, s, dir, t.Specs(), textAlias, func(n string) bool {
 		return strings.HasSuffix(n, "embeddings.position_ids") // a buffer: 0 … 76
 	})
 }

@@ -97,15 +97,10 @@ func RandomParams(specs []nn.Spec, seed uint64) *Params {
 	return p
 }
 
-// LoadParams reads the parameters that specs describes. Every missing name, every name in the file that the model does
-// not have, and every wrong shape is listed in one error. alias may give a second name for a parameter; unneeded tells
-// which names of the file are not parameters.
-func LoadParams(source weights.FileSource, where string, specs []nn.Spec, alias func(string) string, unneeded func(string) bool) (*Params, error) {
-	return loadParams(nil, source, where, specs, alias, unneeded)
-}
-
-// loadParams is LoadParams straight to where an engine computes, or to the host if it is nil.
-func loadParams(e *engine.Engine, source weights.FileSource, where string, specs []nn.Spec, alias func(string) string, unneeded func(string) bool) (*Params, error) {
+// LoadParams reads the parameters that specs describes straight to where an engine computes, or to the host if it is nil.
+// Every missing name, every name in the file that the model does not have, and every wrong shape is listed in one error.
+// alias may give a second name for a parameter; unneeded tells which names of the file are not parameters.
+func LoadParams(e *engine.Engine, source weights.FileSource, where string, specs []nn.Spec, alias func(string) string, unneeded func(string) bool) (*Params, error) {
 	p := &Params{Specs: specs}
 	have := map[string]bool{}
 	for _, name := range source.Names() {

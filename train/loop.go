@@ -26,11 +26,10 @@ type Loop struct {
 
 	// Step does step number step, counted from 0, and returns what to log about it.
 	Step func(ctx context.Context, step int) (map[string]any, error)
-	// Save returns what a checkpoint must hold, Restore takes it back; steps is the number of steps done. SaveDeferred, if
-	// set, stands in for Save: its tensors are read one after the other, while they are written, before anything else happens.
-	Save         func() ([]*weights.Tensor, any, error)
-	SaveDeferred func() ([]weights.Deferred, any, error)
-	Restore      func(steps int, tensors weights.Source, state func(into any) error) error
+	// Save returns what a checkpoint must hold, Restore takes it back; steps is the number of steps done. The tensors are read
+	// one after the other, while they are written, before anything else happens.
+	Save    func() ([]weights.Deferred, any, error)
+	Restore func(steps int, tensors weights.Source, state func(into any) error) error
 
 	// After, if set, is called after each step with the number of steps done: previews, for instance.
 	After func(ctx context.Context, done int) error
@@ -89,7 +88,7 @@ func (l *Loop) Do(ctx context.Context) (err error) {
 		if checkpoints == nil || saved == done {
 			return nil
 		}
-		tensors, state, err := l.checkpoint()
+		tensors, state, err := l.Save()
 		if err != nil {
 			return err
 		}
@@ -135,15 +134,6 @@ func (l *Loop) Do(ctx context.Context) (err error) {
 		}
 	}
 	return save()
-}
-
-// checkpoint is what Save or SaveDeferred returns.
-func (l *Loop) checkpoint() ([]weights.Deferred, any, error) {
-	if l.SaveDeferred != nil {
-		return l.SaveDeferred()
-	}
-	tensors, state, err := l.Save()
-	return weights.DeferAll(tensors), state, err
 }
 
 func (l *Loop) log(log *EventLog, done int, fields map[string]any, took time.Duration) error {

@@ -35,8 +35,8 @@ func (w *walk) loop(run *RunDir, steps, every int) *Loop {
 			w.steps = append(w.steps, step)
 			return map[string]any{"x": w.x}, nil
 		},
-		Save: func() ([]*weights.Tensor, any, error) {
-			return []*weights.Tensor{weights.NewFloat32("x", nil, []float32{w.x})}, walkState{len(w.steps)}, nil
+		Save: func() ([]weights.Deferred, any, error) {
+			return weights.DeferAll([]*weights.Tensor{weights.NewFloat32("x", nil, []float32{w.x})}), walkState{len(w.steps)}, nil
 		},
 		Restore: func(_ int, tensors weights.Source, state func(any) error) error {
 			var s walkState
@@ -110,7 +110,7 @@ func TestLoopWithoutARunFolder(t *testing.T) {
 	l := w.loop(nil, 4, 1)
 	l.OnEvent = func(e Event) { events = append(events, e) }
 	l.After = func(_ context.Context, done int) error { after = append(after, done); return nil }
-	l.Save = func() ([]*weights.Tensor, any, error) {
+	l.Save = func() ([]weights.Deferred, any, error) {
 		return nil, nil, errors.New("nothing is saved without a folder")
 	}
 	if err := l.Do(context.Background()); err != nil {
@@ -209,7 +209,7 @@ func TestLoopReportsAFailedSaveInsteadOfAnInterruption(t *testing.T) {
 	finish := make(chan struct{})
 	close(finish)
 	l.Finish = finish
-	l.Save = func() ([]*weights.Tensor, any, error) { return nil, nil, errStep }
+	l.Save = func() ([]weights.Deferred, any, error) { return nil, nil, errStep }
 	if err := l.Do(context.Background()); !errors.Is(err, errStep) || errors.Is(err, ErrInterrupted) {
 		t.Errorf("error %v", err)
 	}

@@ -262,13 +262,13 @@ func (e *editor) tensors() (all, made []*engine.Tensor) {
 	return all, made
 }
 
-func (e *editor) save() ([]*weights.Tensor, any, error) {
+func (e *editor) save() ([]weights.Deferred, any, error) {
 	var out []*weights.Tensor
 	for k, i := range e.index {
 		w := e.current[k]
 		out = append(out, weights.NewFloat32(e.model.UNetParams.Specs[i].Name, []int{w.rows, w.columns}, w.float32s()))
 	}
-	return out, struct{}{}, nil
+	return weights.DeferAll(out), struct{}{}, nil
 }
 
 func (e *editor) restore(_ int, source weights.Source, _ func(any) error) error {

@@ -85,7 +85,7 @@ func Run(ctx context.Context, e *engine.Engine, r Recipe, h Hooks) (_ *Result, e
 	defer func() { err = errors.Join(err, run.Close()) }()
 	loop := train.Loop{
 		Steps: r.Outer.Steps, Run: run, CheckpointEvery: r.Checkpoint.Every, Keep: r.Checkpoint.Keep, Finish: h.Finish,
-		Step: t.step, SaveDeferred: t.save, Restore: t.restore, OnEvent: h.OnEvent, Warn: h.Warn,
+		Step: t.step, Save: t.save, Restore: t.restore, OnEvent: h.OnEvent, Warn: h.Warn,
 		After: func(ctx context.Context, done int) error {
 			return r.Preview.Save(ctx, run.PreviewsPath(), t.net, t.outer.Point(), cache, r.Seed, done)
 		},

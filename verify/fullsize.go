@@ -92,7 +92,7 @@ func (c *caseRun) loadUNet() (*sd.Model, error) {
 	if err != nil {
 		return nil, err
 	}
-	m.UNetParams, err = sd.LoadParams(source, folder, m.UNet.Specs(), nil, nil)
+	m.UNetParams, err = sd.LoadParams(m.Engine, source, folder, m.UNet.Specs(), nil, nil)
 	if err = errors.Join(err, source.Close()); err != nil {
 		m.Free()
 		return nil, err

@@ -35,7 +35,7 @@ seconds. What a fine-tuning needs is said by "resalign finetune --plan" and its 
 With --engine xla it is the memory of the device that is planned. How XLA shares memory within a program is known after
 compiling only: where this program has XLA and a plugin is at hand, the run's programs are compiled, which takes as long as in
 the run (and serves it, if compiled programs are kept); else, and with --estimate, the memory is estimated from the graphs,
-which is too high.
+by which large gradients come out up to a third too low and predictions several times too high.
 
 With --timed each of the run's programs is run on zeros and timed, in place of counting operations: that takes the memory
 of the run and somewhat longer than a step, and is the only way to know times on XLA.
