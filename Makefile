@@ -25,6 +25,7 @@ XLA_TESTS := CGO_ENABLED=1 XLA_FLAGS="--xla_backend_optimization_level=0 $(XLA_F
 test-xla: xla ## run the tests of engine, derivatives and method on the XLA plugin that RESALIGN_XLA_PLUGIN names
 	$(XLA_TESTS) ./engine/... ./ad ./nn ./svd ./hypergrad
 	$(XLA_TESTS) -run 'Hypergradient|CrossProduct|GaussNewton|Unrolled|Metric|FinishThenResume|JobInterrupted' ./denoise ./unlearn ./finetune
+	$(XLA_TESTS) -run Device ./plan
 	XLA_FLAGS="--xla_backend_optimization_level=0 $(XLA_FLAGS)" $(BIN) verify --engine "xla:$(RESALIGN_XLA_PLUGIN)" --reference testdata/golden
 
 check-xla: ## run vet and staticcheck on the code that only builds with XLA
