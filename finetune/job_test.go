@@ -114,6 +114,22 @@ func breakPicture(t testing.TB, dir string) {
 	}
 }
 
+// A folder that is taken is refused before pictures or a model are looked for.
+func TestOccupiedFolderIsRefusedFirst(t *testing.T) {
+	out := t.TempDir()
+	if err := os.WriteFile(filepath.Join(out, "notes.txt"), []byte("mine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	j := DefaultJob(Full)
+	j.Model, j.Data = "no model", "no pictures"
+	if _, err := RunJob(t.Context(), nil, out, j, JobHooks{}); err == nil || !strings.Contains(err.Error(), out) {
+		t.Errorf("%v", err)
+	}
+	if content(t, filepath.Join(out, "notes.txt")) != "mine" {
+		t.Error("what was there is gone")
+	}
+}
+
 func TestFinishDuringPreparation(t *testing.T) {
 	e, j := openEngine(t), shortJob(t, Full)
 	for _, last := range []int{0, 2, 4} { // pictures that are encoded when finish is closed

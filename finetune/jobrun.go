@@ -78,6 +78,8 @@ func RunJob(ctx context.Context, e *engine.Engine, out string, j Job, h JobHooks
 		if run.Info().Finished != nil {
 			return r.result(), nil
 		}
+	} else if err := r.checkFolder(); err != nil {
+		return nil, err
 	}
 	pictures, err := j.pictures()
 	if err != nil {
@@ -118,6 +120,15 @@ func (r *runningJob) tuningHooks() Hooks {
 		}
 	}
 	return h
+}
+
+// checkFolder finds out whether open would refuse the folder of a new run, before anything is loaded.
+func (r *runningJob) checkFolder() error {
+	encoded, err := recipe.Encode(r.Job)
+	if err != nil {
+		return err
+	}
+	return train.CheckCreate(r.out, encoded)
 }
 
 // open makes the run's folder or, to resume, opens it, unless it is open already. A run that an earlier version began,
